@@ -1,0 +1,3 @@
+// Package fluxly sends behaviour-triggered lifecycle email from inside a Go
+// program.
+package fluxly

@@ -1,0 +1,121 @@
+package fluxly
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Sentinels for what callers branch on; test with [errors.Is].
+var (
+	// ErrInvalid is what every refused input is: an event over a limit, a bad
+	// address, a setting that cannot work. The error itself is a [*FieldError]
+	// or a [*ConfigError] that names the field.
+	ErrInvalid = errors.New("invalid input")
+	// ErrConflict: the same message id was tracked before with another body.
+	ErrConflict = errors.New("message id already used with another body")
+	// ErrNotFound: the named automation, run, mail or profile does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrClosed: the engine or store was closed.
+	ErrClosed = errors.New("closed")
+)
+
+// FieldError is input that was refused before anything was stored or sent. It
+// matches [ErrInvalid].
+type FieldError struct {
+	// Field is the path of the field in the terms of the caller, such as
+	// "properties.amount" or "from_email".
+	Field string
+	// Value is what was found, cut to 64 bytes; empty where the value may be
+	// a secret.
+	Value string
+	// Reason says what is wrong and, where known, what to do next.
+	Reason string
+	// Err is the cause, if there is one.
+	Err error
+}
+
+// Error names the field, the value and the reason.
+func (e *FieldError) Error() string {
+	if e.Value == "" {
+		return e.Field + ": " + e.Reason
+	}
+	return e.Field + " " + strconv.Quote(e.Value) + ": " + e.Reason
+}
+
+// Unwrap returns the cause.
+func (e *FieldError) Unwrap() error { return e.Err }
+
+// Is reports whether target is [ErrInvalid].
+func (e *FieldError) Is(target error) bool { return target == ErrInvalid }
+
+// fieldErrorf makes a FieldError; value is cut so that an error never carries
+// a megabyte of somebody's input.
+func fieldErrorf(field, value, format string, args ...any) *FieldError {
+	return &FieldError{Field: field, Value: clip(value, 64), Reason: fmt.Sprintf(format, args...)}
+}
+
+// clip shortens s to at most n bytes without splitting a rune, marking the cut.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	const mark = "..."
+	n -= len(mark)
+	for n > 0 && s[n]&0xC0 == 0x80 {
+		n--
+	}
+	return s[:n] + mark
+}
+
+// ConfigError is every mistake that [New] found, in the order of the
+// configuration. It matches [ErrInvalid].
+type ConfigError struct {
+	Problems []Problem
+}
+
+// Problem is one mistake in a configuration.
+type Problem struct {
+	// Automation is the automation's name; empty when the mistake is in the
+	// configuration outside of automations.
+	Automation string
+	// Step is the id of the step, empty when the mistake is not in a step.
+	Step string
+	// Field is what is wrong, such as "trigger" or "wait".
+	Field string
+	// Reason says what is wrong and what to do next.
+	Reason string
+}
+
+// String names automation, step and field, then the reason.
+func (p Problem) String() string {
+	var b strings.Builder
+	if p.Automation != "" {
+		b.WriteString("automation " + strconv.Quote(p.Automation) + ": ")
+	}
+	if p.Step != "" {
+		b.WriteString("step " + strconv.Quote(p.Step) + ": ")
+	}
+	if p.Field != "" {
+		b.WriteString(p.Field + ": ")
+	}
+	b.WriteString(p.Reason)
+	return b.String()
+}
+
+// Error lists all problems, one a line when there are several.
+func (e *ConfigError) Error() string {
+	if len(e.Problems) == 1 {
+		return "fluxly: " + e.Problems[0].String()
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "fluxly: %d mistakes in the configuration:", len(e.Problems))
+	for _, p := range e.Problems {
+		b.WriteString("\n  - " + p.String())
+	}
+	return b.String()
+}
+
+// Is reports whether target is [ErrInvalid].
+func (e *ConfigError) Is(target error) bool { return target == ErrInvalid }

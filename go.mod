@@ -1,0 +1,3 @@
+module github.com/getfluxly/fluxly
+
+go 1.26.0
