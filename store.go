@@ -139,8 +139,9 @@ type RunTx interface {
 	// Run returns a run by its ID.
 	Run(ctx context.Context, id string) (*Run, error)
 	// LiveRuns returns the live runs of a profile, in order of StartedAt,
-	// then ID. With an event named, only those that wait for it (Run.Waits).
-	LiveRuns(ctx context.Context, profileID, event string) ([]*Run, error)
+	// then ID. With an event named, only those that wait for it (Run.Waits)
+	// and those whose WakeAt is before overdue (a zero overdue names none).
+	LiveRuns(ctx context.Context, profileID, event string, overdue time.Time) ([]*Run, error)
 	// LastRun returns the run of an automation, profile and key that started
 	// last.
 	LastRun(ctx context.Context, automation, profileID, key string) (*Run, error)
