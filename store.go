@@ -19,7 +19,8 @@ type Store interface {
 	// as if). When it returns nil, everything that fn wrote is durable; when
 	// it returns an error, nothing of it is stored. fn may be called again
 	// with a fresh Tx after a failure that is worth a retry, so it must have
-	// no effect besides the Tx. The Tx is dead after fn returned.
+	// no effect besides the Tx. The Tx is dead after fn returned. A panic in
+	// fn passes through and stores nothing. fn must not call Update or View.
 	Update(ctx context.Context, fn func(Tx) error) error
 	// View runs fn on one consistent state. fn must not write.
 	View(ctx context.Context, fn func(Tx) error) error
@@ -72,7 +73,10 @@ type Work struct {
 // Values handed out belong to the caller, who may change them; values handed
 // in are not kept. Methods that look up one thing return nil without an error
 // when there is none. Times keep nanoseconds and come back in UTC (except the
-// Timestamp of an event inside Body, which keeps its zone).
+// Timestamp of an event inside Body, which keeps its zone); a time that is not
+// zero lies in the years 1678 to 9999, else it may be refused. Values inside
+// Properties, Traits, Results and Detail come back in their canonical form. An
+// empty list or map comes back nil, except Traits, which are never nil.
 type Tx interface {
 	ProfileTx
 	EventTx
@@ -88,27 +92,29 @@ type Tx interface {
 // ProfileTx is the part of a [Tx] about people.
 type ProfileTx interface {
 	// FindProfiles returns the profiles that own any of the ids, each once,
-	// oldest first (CreatedAt, then ID). A [UserID] is also the ID of a
-	// profile.
+	// oldest first (CreatedAt, then ID). The ID of a profile is one of its
+	// ids, of the kind [UserID].
 	FindProfiles(ctx context.Context, ids []Identifier) ([]*Profile, error)
 	// Profile returns a profile by its ID.
 	Profile(ctx context.Context, id string) (*Profile, error)
 	// Profiles lists up to limit profiles with an ID greater than after, in
 	// the order of their IDs.
 	Profiles(ctx context.Context, after string, limit int) ([]*Profile, error)
-	// PutProfile stores a profile whole, with its ids. An id that led to
-	// another profile leads to this one from now on.
+	// PutProfile stores a profile whole, with its ids: those it had before
+	// and has no more lead nowhere. An id that led to another profile leads
+	// to this one from now on.
 	PutProfile(ctx context.Context, p *Profile) error
 	// MergeProfile moves all rows of one profile (events, runs, sends) to
-	// another, drops its memberships, and removes the profile with its ids.
+	// another, drops its memberships, and removes the profile with the ids
+	// that lead to it. The other need not exist yet; it is not changed.
 	MergeProfile(ctx context.Context, from, into string) error
 	// EraseProfile removes a profile and every row that belongs to it, and
-	// the suppressions of the addresses given. It returns how many events
-	// went.
+	// the suppressions of the addresses given on all streams. It returns how
+	// many events went.
 	EraseProfile(ctx context.Context, id string, addresses []string) (events int, err error)
-	// PutErasure keeps the audit record of an erasure.
+	// PutErasure keeps the audit record of an erasure; there is one per ID.
 	PutErasure(ctx context.Context, e *ErasureRecord) error
-	// Erasures lists the audit records, oldest first.
+	// Erasures lists the audit records, oldest first (ties by ID).
 	Erasures(ctx context.Context) ([]*ErasureRecord, error)
 
 	// Memberships returns the stored memberships of a profile, sorted by
@@ -120,9 +126,10 @@ type ProfileTx interface {
 
 // EventTx is the part of a [Tx] about the event log.
 type EventTx interface {
-	// PutEvent appends an event and sets its Seq, which only grows. When the
-	// message id is there already it stores nothing, and returns the digest
-	// of the stored event and true.
+	// PutEvent appends an event and sets its Seq, which only grows: the Seq
+	// of an event that was stored is never given again. When the message id
+	// is there already it stores nothing, and returns the digest of the
+	// stored event and true.
 	PutEvent(ctx context.Context, e *StoredEvent) (digest [32]byte, duplicate bool, err error)
 	// EventByMessageID returns an event by its message id.
 	EventByMessageID(ctx context.Context, messageID string) (*StoredEvent, error)
@@ -130,7 +137,7 @@ type EventTx interface {
 	Events(ctx context.Context, profileID string, q EventQuery) ([]*StoredEvent, error)
 	// CountEvents counts the events of a profile with a name that occurred in
 	// (since, until], but not beyond limit; limit 0 means all. A zero since
-	// means from the start.
+	// or until does not bound.
 	CountEvents(ctx context.Context, profileID, name string, since, until time.Time, limit int) (int, error)
 }
 
@@ -143,14 +150,16 @@ type RunTx interface {
 	// and those whose WakeAt is before overdue (a zero overdue names none).
 	LiveRuns(ctx context.Context, profileID, event string, overdue time.Time) ([]*Run, error)
 	// LastRun returns the run of an automation, profile and key that started
-	// last.
+	// last (ties: the highest ID).
 	LastRun(ctx context.Context, automation, profileID, key string) (*Run, error)
 	// Runs lists runs in order of StartedAt, then ID.
 	Runs(ctx context.Context, q RunQuery) ([]*Run, error)
-	// PutRun stores a run whole, with its timer and waits.
+	// PutRun stores a run whole, with its timer and waits. A live run with a
+	// WakeAt is due for [WorkCall] when it is pending a call, else for
+	// [WorkWake].
 	PutRun(ctx context.Context, r *Run) error
 	// AppendLog appends to the log of runs; Seq counts up from 0 in a run and
-	// is set by the caller.
+	// is set by the caller; one that is there already is an error.
 	AppendLog(ctx context.Context, entries []LogEntry) error
 	// Log returns the log of a run in order of Seq.
 	Log(ctx context.Context, runID string) ([]LogEntry, error)
@@ -170,7 +179,8 @@ type RunTx interface {
 
 // SendTx is the part of a [Tx] about mails.
 type SendTx interface {
-	// PutSend stores a row of the send log whole.
+	// PutSend stores a row of the send log whole. While it is queued or in
+	// sending and has a DueAt it is due for [WorkSend].
 	PutSend(ctx context.Context, s *SendRecord) error
 	// Send returns one row by its send key.
 	Send(ctx context.Context, key string) (*SendRecord, error)
@@ -186,7 +196,7 @@ type SendTx interface {
 	PutSuppression(ctx context.Context, s *Suppression) error
 	// DeleteSuppression removes the one of this address and stream.
 	DeleteSuppression(ctx context.Context, address, stream string) error
-	// Suppressions lists all, sorted by address, then stream.
+	// Suppressions lists all, sorted by address in lower case, then stream.
 	Suppressions(ctx context.Context) ([]*Suppression, error)
 }
 
