@@ -207,8 +207,9 @@ type StoredEvent struct {
 	MessageID string `json:"message_id"`
 	ProfileID string `json:"profile_id"`
 	Name      string `json:"event"`
-	// Properties are canonical.
+	// Properties and Traits are canonical.
 	Properties Properties `json:"properties,omitempty"`
+	Traits     Traits     `json:"traits,omitempty"`
 	// OccurredAt is when it happened, ReceivedAt when it was tracked.
 	OccurredAt time.Time `json:"occurred_at"`
 	ReceivedAt time.Time `json:"received_at"`
