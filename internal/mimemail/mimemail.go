@@ -321,7 +321,7 @@ func badMessageID(id string) string {
 // badText says why s cannot stand in a header field; empty when it can.
 func badText(s string) string {
 	ascii := true
-	for i := range len(s) {
+	for i := plainRun(s); i < len(s); i++ {
 		switch c := s[i]; {
 		case c >= utf8.RuneSelf:
 			ascii = false
