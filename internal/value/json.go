@@ -421,3 +421,17 @@ func Time(v any) (time.Time, bool) {
 	}
 	return time.Time{}, false
 }
+
+// Text writes a value as short JSON for a message or an explanation, cut
+// after 64 bytes.
+func Text(v any) string {
+	s := string(AppendJSON(nil, v))
+	if len(s) <= 64 {
+		return s
+	}
+	n := 61
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "..."
+}
