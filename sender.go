@@ -31,12 +31,22 @@ type BatchSender interface {
 // LookupSender is a [Sender] that can say whether the provider already took
 // the mail of a send key. The engine asks it before it tries a mail again
 // whose reply was lost.
+//
+// A provider that shows a mail only some time after it took it has a further
+// method LookupDelay() time.Duration: only after that time does "not there"
+// mean that the mail was never taken.
 type LookupSender interface {
 	Sender
 	// Lookup returns the receipt and true when the provider has the mail. An
-	// error means that it could not ask, and the mail stays unknown.
+	// error means that it could not ask, and the mail stays unknown;
+	// [ErrLookupUnavailable] that it never can.
 	Lookup(ctx context.Context, sendKey string) (Receipt, bool, error)
 }
+
+// ErrLookupUnavailable is what a [LookupSender] returns when it can never be
+// asked, such as an SMTP sender without an API token. The mail is then settled
+// by Config.Unknown.
+var ErrLookupUnavailable = errors.New("this sender cannot look mails up")
 
 // Result is the outcome of one mail of a batch.
 type Result struct {

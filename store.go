@@ -424,8 +424,9 @@ type SendRecord struct {
 	// DueAt is when a queued mail goes, or when the claim of a mail in
 	// sending ends. Zero once the mail is settled.
 	DueAt time.Time `json:"due_at,omitzero"`
-	// Owner names the process that claimed it.
+	// Owner names the process that claimed it last, at ClaimedAt.
 	Owner     string    `json:"owner,omitempty"`
+	ClaimedAt time.Time `json:"claimed_at,omitzero"`
 	Attempts  int       `json:"attempts,omitempty"`
 	SettledAt time.Time `json:"settled_at,omitzero"`
 	Receipt   Receipt   `json:"receipt,omitzero"`
