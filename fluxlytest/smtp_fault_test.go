@@ -23,7 +23,7 @@ func TestPostmarkSMTPFaults(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer raw.Close() //nolint:errcheck // the end of the test
+		defer raw.Close()
 		c := smtp.NewClient(raw)
 		if err := c.Hello("client.test"); err != nil {
 			if s.Stats().Commands["EHLO"] == 0 {

@@ -3,6 +3,7 @@ package fluxlytest
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -138,7 +139,7 @@ func (m *PostmarkMail) parse() {
 	} else {
 		m.Subject = s
 	}
-	m.Stream = m.Get(streamField)
+	m.Stream = strings.ToValidUTF8(m.Get(streamField), "\uFFFD") // goes into JSON
 	if m.Stream == "" {
 		m.Stream = defaultStream
 	}
@@ -265,7 +266,7 @@ func (m *PostmarkMail) parseMultipart(boundary string, body []byte, depth int, p
 	r := multipart.NewReader(bytes.NewReader(body), boundary)
 	for *parts <= maxParts {
 		p, err := r.NextRawPart()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return
 		}
 		if err != nil {

@@ -3,6 +3,7 @@ package fluxlytest
 import (
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
@@ -62,14 +63,14 @@ func (ss *session) Mail(from string, _ *smtp.MailOptions) error {
 	if !ss.loggedIn {
 		return &smtp.SMTPError{Code: 530, EnhancedCode: smtp.EnhancedCode{5, 7, 0}, Message: "authentication required"}
 	}
-	ss.from, ss.to = from, nil
+	ss.from, ss.to = strings.ToValidUTF8(from, "\uFFFD"), nil
 	return nil
 }
 
 // Rcpt takes every recipient: at Postmark nothing about a mail is refused over
 // SMTP.
 func (ss *session) Rcpt(to string, _ *smtp.RcptOptions) error {
-	ss.to = append(ss.to, to)
+	ss.to = append(ss.to, strings.ToValidUTF8(to, "\uFFFD"))
 	return nil
 }
 

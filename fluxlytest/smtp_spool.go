@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -33,13 +34,40 @@ type envelope struct {
 	Dropped []string  `json:"dropped,omitempty"`
 }
 
-// storeSpool writes a mail to its file. When it returns nil the mail survives
-// a crash of the program and of the machine.
-func storeSpool(dir string, m PostmarkMail) (err error) {
+// encodeSpool puts a mail into the form of its file.
+func encodeSpool(m PostmarkMail) ([]byte, error) {
 	env, err := json.Marshal(envelope{
 		Seq: m.Seq, ID: m.ID, At: m.At, Conn: m.Conn, Secure: m.Secure, From: m.From, To: m.To,
 		Stream: m.Stream, Fate: m.Fate, Code: m.Code, Reason: m.Reason, Dropped: m.Dropped,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat([]byte(envelopeField), env, []byte("\r\n"), m.Raw), nil
+}
+
+// decodeSpool undoes encodeSpool.
+func decodeSpool(b []byte) (PostmarkMail, error) {
+	line, raw, ok := bytes.Cut(b, []byte("\r\n"))
+	js, is := bytes.CutPrefix(line, []byte(envelopeField))
+	if !ok || !is {
+		return PostmarkMail{}, errors.New("its first line is not the one that this server writes")
+	}
+	var env envelope
+	if err := json.Unmarshal(js, &env); err != nil {
+		return PostmarkMail{}, err
+	}
+	m := PostmarkMail{Raw: raw}
+	m.parse()
+	m.Seq, m.ID, m.At, m.Conn, m.Secure, m.From, m.To = env.Seq, env.ID, env.At, env.Conn, env.Secure, env.From, env.To
+	m.Stream, m.Fate, m.Code, m.Reason, m.Dropped = env.Stream, env.Fate, env.Code, env.Reason, env.Dropped
+	return m, nil
+}
+
+// storeSpool writes a mail to its file. When it returns nil the mail survives
+// a crash of the program and of the machine.
+func storeSpool(dir string, m PostmarkMail) (err error) {
+	b, err := encodeSpool(m)
 	if err != nil {
 		return fmt.Errorf("store mail %s: %w", m.ID, err)
 	}
@@ -54,10 +82,8 @@ func storeSpool(dir string, m PostmarkMail) (err error) {
 			err = fmt.Errorf("store mail %s: %w", m.ID, err)
 		}
 	}()
-	for _, b := range [][]byte{[]byte(envelopeField), env, []byte("\r\n"), m.Raw} {
-		if _, err = f.Write(b); err != nil {
-			return err
-		}
+	if _, err = f.Write(b); err != nil {
+		return err
 	}
 	if err = f.Sync(); err != nil {
 		return err
@@ -102,32 +128,15 @@ func loadSpool(dir string) ([]PostmarkMail, error) {
 		if filepath.Ext(path) != ".eml" {
 			continue
 		}
-		m, err := readSpool(path)
+		b, err := os.ReadFile(path) //nolint:gosec // a file of the folder that the caller configured
+		if err != nil {
+			return nil, fmt.Errorf("read a mail: %w", err)
+		}
+		m, err := decodeSpool(b)
 		if err != nil {
 			return nil, fmt.Errorf("read mail %s: %w; remove the file if nobody needs it", path, err)
 		}
 		mails = append(mails, m)
 	}
 	return mails, nil
-}
-
-func readSpool(path string) (PostmarkMail, error) {
-	b, err := os.ReadFile(path) //nolint:gosec // a file of the folder that the caller configured
-	if err != nil {
-		return PostmarkMail{}, err
-	}
-	line, raw, ok := bytes.Cut(b, []byte("\r\n"))
-	js, is := bytes.CutPrefix(line, []byte(envelopeField))
-	if !ok || !is {
-		return PostmarkMail{}, errors.New("its first line is not the one that this server writes")
-	}
-	var env envelope
-	if err := json.Unmarshal(js, &env); err != nil {
-		return PostmarkMail{}, err
-	}
-	m := PostmarkMail{Raw: raw}
-	m.parse()
-	m.Seq, m.ID, m.At, m.Conn, m.Secure, m.From, m.To = env.Seq, env.ID, env.At, env.Conn, env.Secure, env.From, env.To
-	m.Stream, m.Fate, m.Code, m.Reason, m.Dropped = env.Stream, env.Fate, env.Code, env.Reason, env.Dropped
-	return m, nil
 }
