@@ -268,7 +268,7 @@ func (w *checker) expr(x *Expr, depth int, inWhere bool) {
 	case x.Op == Segment:
 		w.key("segment", x.Key, w.Segments, "is not a segment of this engine; add it to Config.Segments")
 	case x.Op == Func:
-		w.key("func", x.Key, w.Funcs, "is not a func of this engine; add it to Config.Funcs")
+		w.key("func", x.Key, w.Funcs, "is not a func of this engine; add it to Config.Conditions")
 	default:
 		w.add("", "", "is no condition")
 	}
@@ -360,7 +360,13 @@ func (w *checker) field(x *Expr, inWhere bool) {
 	if len(x.Mistakes) > 0 {
 		return // the operands are not to be looked at
 	}
-	bad := func(v any, reason string) { w.add(op.name, value.Text(v), "%s", reason) }
+	bad := func(v any, reason string) {
+		found, ok := v.(string)
+		if !ok {
+			found = value.Text(v)
+		}
+		w.add(op.name, found, "%s", reason)
+	}
 	want := 1
 	switch op.arg {
 	case argNone:
