@@ -1,0 +1,144 @@
+package fluxly
+
+import (
+	"context"
+	"slices"
+	"strings"
+)
+
+// DomainAlignment says whether mail through Postmark carries a domain that
+// counts for DMARC: a pass of DKIM or SPF helps only when its domain belongs
+// to the domain of From.
+type DomainAlignment struct {
+	DKIM AlignmentReport `json:"dkim"`
+	SPF  AlignmentReport `json:"spf"`
+}
+
+// AlignmentReport is one leg of DMARC.
+type AlignmentReport struct {
+	// Domain is the one that the check passes for: d= of the signature, or
+	// the envelope sender.
+	Domain string `json:"domain,omitempty"`
+	// Mode is "relaxed" or "strict", as the policy asks.
+	Mode string `json:"mode,omitempty"`
+	// Aligned is true when it passes and counts.
+	Aligned bool `json:"aligned"`
+	// Reason says why, in words.
+	Reason string `json:"reason"`
+}
+
+// align runs when DKIM, Return-Path and DMARC are known.
+func (k *checker) align() {
+	r := k.report
+	a := &r.Alignment
+	a.DKIM = AlignmentReport{Mode: r.DMARC.DKIMMode, Reason: "no DKIM selector was given"}
+	a.SPF = AlignmentReport{Mode: r.DMARC.SPFMode, Domain: r.ReturnPath.Want}
+	unknown := false
+	for _, d := range r.DKIM {
+		if d.Role == "revoked" {
+			continue
+		}
+		a.DKIM.Domain = d.Domain
+		unknown = unknown || d.State == "unknown"
+		switch {
+		case d.State == "unknown":
+			a.DKIM.Reason = "the key could not be asked for"
+		case d.State != "ok":
+			a.DKIM.Reason = "the key at " + d.Host + " is " + d.State
+		case a.DKIM.Mode == "strict" && d.Domain != k.domain:
+			a.DKIM.Reason = "the policy is strict (adkim=s), and " + d.Domain + " is not exactly " + k.domain
+		case !k.sameOrganization(d.Domain):
+			a.DKIM.Reason = d.Domain + " does not belong to " + k.domain
+		default:
+			a.DKIM.Aligned = true
+			a.DKIM.Reason = "mail is signed for " + d.Domain
+		}
+		if a.DKIM.Aligned {
+			break
+		}
+	}
+	st := r.ReturnPath
+	switch {
+	case st.State == "unknown":
+		a.SPF.Reason = "the Return-Path alias could not be asked for"
+	case st.State != "ok":
+		a.SPF.Reason = "bounces go to Postmark's own domain, for which SPF passes without counting for " + k.domain
+	case a.SPF.Mode == "strict" && st.Host != k.domain:
+		a.SPF.Domain = st.Host
+		a.SPF.Reason = "the policy is strict (aspf=s), and " + st.Host + " is not exactly " + k.domain
+		k.add("align_spf_strict", DomainFinding{
+			Name: r.DMARC.Host, Type: "TXT", Found: []string{r.DMARC.Record},
+			Summary: "With aspf=s, SPF can never align: the envelope sender is " + st.Host + ", a subdomain. DMARC rests on DKIM alone.",
+			Fix:     "Take aspf=s out if you want SPF as a second leg.",
+		})
+	case !k.sameOrganization(st.Host):
+		a.SPF.Domain = st.Host
+		a.SPF.Reason = st.Host + " does not belong to " + k.domain
+	default:
+		a.SPF.Domain, a.SPF.Aligned = st.Host, true
+		a.SPF.Reason = "the envelope sender is at " + st.Host + ", and SPF passes through its alias"
+	}
+	k.judgeReturnPath(a.DKIM.Aligned || unknown || len(r.DKIM) == 0)
+	switch {
+	case a.DKIM.Aligned && a.SPF.Aligned:
+		k.note("Alignment", "DKIM and SPF both align")
+	case a.DKIM.Aligned:
+		k.note("Alignment", "DKIM aligns, which is enough; SPF does not")
+	case len(r.DKIM) == 0 || unknown:
+	case a.SPF.Aligned:
+		k.add("align_dkim", DomainFinding{
+			Summary: "DKIM does not align: " + a.DKIM.Reason + ". Mail rests on SPF alone, which breaks when it is forwarded.",
+			Fix:     "Mend DKIM first.",
+		})
+	case st.State != "unknown":
+		k.add("align_none", DomainFinding{
+			Summary: "Neither DKIM nor SPF aligns with " + k.domain + ": " + a.DKIM.Reason + "; " + a.SPF.Reason + ".",
+			Fix:     "Mend DKIM first; it is the one that decides.",
+		})
+	}
+}
+
+// sameOrganization is relaxed alignment. DKIM domain and Return-Path stand
+// above or below the domain in all but odd set-ups, so the organisational
+// domain that the walk from the domain found settles it.
+func (k *checker) sameOrganization(other string) bool {
+	org := k.report.DMARC.Organizational
+	if org == "" {
+		org = k.domain
+	}
+	return other == k.domain || other == org || strings.HasSuffix(other, "."+org)
+}
+
+// checkMailHost: replies and bounces go to the domain of From.
+func (k *checker) checkMailHost(ctx context.Context) {
+	mx := k.ask.ask(ctx, k.domain, "MX")
+	switch {
+	case mx.state == dnsFailed:
+		k.unasked("mail_unasked", "the mail host", mx)
+		return
+	case mx.state == dnsFound:
+		if slices.Equal(mx.show(), []string{""}) {
+			k.add("mail_null_mx", DomainFinding{
+				Name: k.domain, Type: "MX", Found: []string{"."},
+				Summary: k.domain + " says that it takes no mail at all (a null MX), so replies to your mail are lost.",
+				Fix:     "Send from a domain that takes mail, or publish an MX record.",
+			})
+			return
+		}
+		k.note("Mail host", "replies go to "+strings.Join(mx.show(), ", "))
+		return
+	}
+	a := k.ask.addrs(ctx, k.domain)
+	switch {
+	case a.state == dnsFailed:
+		k.unasked("mail_unasked", "the mail host", a)
+	case a.state == dnsFound:
+		k.note("Mail host", "no MX; replies go to the address of "+k.domain)
+	default:
+		k.add("mail_no_host", DomainFinding{
+			Name: k.domain, Type: "MX",
+			Summary: k.domain + " has neither an MX nor an address record, so replies to your mail are lost, and some receivers refuse mail from such a domain.",
+			Fix:     "Publish an MX record for the host that takes your mail.",
+		})
+	}
+}

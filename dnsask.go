@@ -1,0 +1,310 @@
+package fluxly
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
+	"github.com/getfluxly/fluxly/internal/spf"
+)
+
+type dnsState int
+
+const (
+	dnsFound    dnsState = iota
+	dnsNoData            // the name exists, the record does not
+	dnsNXDomain          // the name does not exist
+	dnsAbsent            // one of the two; the resolver does not say which
+	dnsFailed            // could not be asked: never to be read as an absence
+)
+
+// dnsReply is the one form in which the checks see an answer.
+type dnsReply struct {
+	name, typ string
+	state     dnsState
+	records   []dnsmsg.Record // at the end of the alias chain, sorted
+	chain     []string        // names passed, without the first
+	ttl       time.Duration   // the lowest of the records; of an absence, how long it may be cached
+	size      int             // bytes of the reply; 0 when not known
+	secure    bool            // validated by the resolver
+	why       string          // dnsFailed: the reason in words
+	servfail  bool
+}
+
+func (r dnsReply) absent() bool {
+	return r.state == dnsNoData || r.state == dnsNXDomain || r.state == dnsAbsent
+}
+
+func (r dnsReply) texts() []string {
+	out := make([]string, 0, len(r.records))
+	for _, rec := range r.records {
+		out = append(out, rec.Text())
+	}
+	return out
+}
+
+// show lists the records as a person would write them.
+func (r dnsReply) show() []string {
+	out := make([]string, 0, len(r.records))
+	for _, rec := range r.records {
+		switch rec.Type {
+		case dnsmsg.A, dnsmsg.AAAA:
+			out = append(out, rec.Addr.String())
+		case dnsmsg.TXT, dnsmsg.SPF:
+			out = append(out, rec.Text())
+		default:
+			out = append(out, strings.TrimSuffix(rec.Target, "."))
+		}
+	}
+	return out
+}
+
+// asker asks each question once, bounds how many are in flight, and keeps a
+// log. It belongs to one call of CheckDomain or CheckDomains.
+type asker struct {
+	resolver Resolver
+	querier  DNSQuerier    // nil when the resolver has none
+	direct   ServerQuerier // nil when the resolver has none
+	timeout  time.Duration
+	slots    chan struct{}
+
+	mu    sync.Mutex
+	calls map[dnsKey]*dnsCall
+	wg    sync.WaitGroup
+}
+
+type dnsKey struct{ server, name, typ string }
+
+type dnsCall struct {
+	done  chan struct{}
+	reply dnsReply
+}
+
+func newAsker(r Resolver, timeout time.Duration, inFlight int) *asker {
+	a := &asker{resolver: r, timeout: timeout, slots: make(chan struct{}, inFlight), calls: map[dnsKey]*dnsCall{}}
+	a.querier, _ = r.(DNSQuerier)
+	a.direct, _ = r.(ServerQuerier)
+	return a
+}
+
+// ask returns when there is an answer or ctx ends. The question itself runs in
+// a goroutine of its own, so that a resolver which does not honour its context
+// cannot keep the caller past the deadline.
+func (a *asker) ask(ctx context.Context, name, typ string) dnsReply {
+	return a.askServer(ctx, "", name, typ)
+}
+
+func (a *asker) askServer(ctx context.Context, server, name, typ string) dnsReply {
+	k := dnsKey{server, dnsmsg.Canonical(name), typ}
+	a.mu.Lock()
+	c, ok := a.calls[k]
+	if !ok {
+		c = &dnsCall{done: make(chan struct{})}
+		a.calls[k] = c
+		a.wg.Go(func() {
+			defer close(c.done)
+			c.reply = a.run(ctx, k)
+		})
+	}
+	a.mu.Unlock()
+	select {
+	case <-c.done:
+		return c.reply
+	case <-ctx.Done():
+		return dnsReply{name: k.name, typ: typ, state: dnsFailed, why: "the time given for the check was up"}
+	}
+}
+
+func (a *asker) run(ctx context.Context, k dnsKey) dnsReply {
+	r := dnsReply{name: k.name, typ: k.typ, state: dnsFailed}
+	if err := dnsmsg.ValidName(k.name); err != nil {
+		// Such a name cannot exist anywhere, which is an answer.
+		r.state, r.why = dnsNXDomain, err.Error()
+		return r
+	}
+	select {
+	case a.slots <- struct{}{}:
+		defer func() { <-a.slots }()
+	case <-ctx.Done():
+		r.why = "the time given for the check was up"
+		return r
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	switch {
+	case k.server != "":
+		ans, err := a.direct.QueryServer(ctx, k.server, k.name, k.typ)
+		r.read(ans, err)
+	case a.querier != nil:
+		ans, err := a.querier.Query(ctx, k.name, k.typ)
+		r.read(ans, err)
+	default:
+		a.lookup(ctx, &r)
+	}
+	slices.SortFunc(r.records, func(x, y dnsmsg.Record) int {
+		return cmp.Or(cmp.Compare(x.Preference, y.Preference), cmp.Compare(x.Text(), y.Text()),
+			cmp.Compare(x.Target, y.Target), x.Addr.Compare(y.Addr))
+	})
+	return r
+}
+
+func (r *dnsReply) read(ans DNSAnswer, err error) {
+	if err != nil {
+		r.why = failureText(err)
+		return
+	}
+	r.size, r.secure = ans.Size, ans.AuthenticData
+	in := dnsmsg.Answer{RCode: ans.RCode, Answers: innerRecords(ans.Answers), Authority: innerRecords(ans.Authority)}
+	t, _ := dnsmsg.ParseType(r.typ)
+	r.chain, r.records = in.Resolve(r.name, t)
+	switch {
+	case ans.RCode != dnsmsg.NoError && ans.RCode != dnsmsg.NXDomain:
+		r.servfail = ans.RCode == dnsmsg.ServFail
+		r.records, r.why = nil, "the name server replied "+dnsmsg.RCodeName(ans.RCode)
+	case len(r.records) > 0:
+		r.state = dnsFound
+		r.ttl = r.records[0].TTL
+		for _, rec := range r.records {
+			r.ttl = min(r.ttl, rec.TTL)
+		}
+	case ans.RCode == dnsmsg.NXDomain:
+		r.state, r.ttl = dnsNXDomain, in.NegativeTTL()
+	default:
+		r.state, r.ttl = dnsNoData, in.NegativeTTL()
+	}
+}
+
+// lookup uses the methods of *net.Resolver, which hide most of an answer.
+func (a *asker) lookup(ctx context.Context, r *dnsReply) {
+	var err error
+	t, _ := dnsmsg.ParseType(r.typ)
+	rec := dnsmsg.Record{Name: r.name, Type: t}
+	switch t {
+	case dnsmsg.TXT:
+		var texts []string
+		texts, err = a.resolver.LookupTXT(ctx, r.name)
+		for _, s := range texts {
+			rec.Strings = []string{s}
+			r.records = append(r.records, rec)
+		}
+	case dnsmsg.CNAME:
+		var target string
+		target, err = a.resolver.LookupCNAME(ctx, r.name)
+		if target = dnsmsg.Canonical(target); err == nil && target != r.name {
+			rec.Target = target
+			r.records = append(r.records, rec)
+		}
+	case dnsmsg.MX:
+		var mx []*net.MX
+		mx, err = a.resolver.LookupMX(ctx, r.name)
+		for _, m := range mx {
+			rec.Target, rec.Preference = m.Host, m.Pref
+			r.records = append(r.records, rec)
+		}
+	case dnsmsg.NS:
+		var ns []*net.NS
+		ns, err = a.resolver.LookupNS(ctx, r.name)
+		for _, n := range ns {
+			rec.Target = dnsmsg.Canonical(n.Host)
+			r.records = append(r.records, rec)
+		}
+	case dnsmsg.A, dnsmsg.AAAA:
+		var addrs []net.IPAddr
+		addrs, err = a.resolver.LookupIPAddr(ctx, r.name)
+		for _, ip := range addrs {
+			if v, ok := netip.AddrFromSlice(ip.IP); ok && v.Unmap().Is4() == (t == dnsmsg.A) {
+				rec.Addr = v.Unmap()
+				r.records = append(r.records, rec)
+			}
+		}
+	default:
+		r.why = "the resolver given cannot be asked for " + r.typ + " records"
+		return
+	}
+	var ne *net.DNSError
+	switch {
+	case len(r.records) > 0:
+		r.state = dnsFound
+	case err == nil || errors.As(err, &ne) && ne.IsNotFound:
+		r.state = dnsAbsent
+	default:
+		r.why = failureText(err)
+	}
+}
+
+// failureText puts the usual failures into words that need no knowledge of
+// the network.
+func failureText(err error) string {
+	var ne net.Error
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "the check was cancelled"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+		return "the name server did not reply in time"
+	}
+	return clip(err.Error(), 200)
+}
+
+// addrs asks for A and AAAA at once.
+func (a *asker) addrs(ctx context.Context, name string) dnsReply {
+	var v4, v6 dnsReply
+	var wg sync.WaitGroup
+	wg.Go(func() { v4 = a.ask(ctx, name, "A") })
+	wg.Go(func() { v6 = a.ask(ctx, name, "AAAA") })
+	wg.Wait()
+	switch {
+	case v4.state == dnsFound && v6.state == dnsFound:
+		v4.records = append(slices.Clone(v4.records), v6.records...)
+		return v4
+	case v4.state == dnsFound:
+		return v4
+	case v6.state == dnsFound || v6.state == dnsFailed:
+		return v6
+	}
+	return v4
+}
+
+// spfSource lets the SPF tree ask.
+type spfSource struct{ a *asker }
+
+func spfStatus(r dnsReply) spf.Status {
+	switch {
+	case r.state == dnsFound:
+		return spf.Found
+	case r.absent():
+		return spf.Empty
+	}
+	return spf.Failed
+}
+
+func (s spfSource) TXT(ctx context.Context, name string) ([]string, spf.Status) {
+	r := s.a.ask(ctx, name, "TXT")
+	return r.texts(), spfStatus(r)
+}
+
+func (s spfSource) Addrs(ctx context.Context, name string) ([]netip.Addr, spf.Status) {
+	r := s.a.addrs(ctx, name)
+	out := make([]netip.Addr, 0, len(r.records))
+	for _, rec := range r.records {
+		out = append(out, rec.Addr)
+	}
+	return out, spfStatus(r)
+}
+
+func (s spfSource) MX(ctx context.Context, name string) ([]string, spf.Status) {
+	r := s.a.ask(ctx, name, "MX")
+	out := make([]string, 0, len(r.records))
+	for _, rec := range r.records {
+		if host := strings.TrimSuffix(rec.Target, "."); host != "" { // "." is a null MX
+			out = append(out, host)
+		}
+	}
+	return out, spfStatus(r)
+}

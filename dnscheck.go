@@ -1,0 +1,484 @@
+package fluxly
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/idna"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
+	"github.com/getfluxly/fluxly/internal/spf"
+)
+
+// DomainLevel grades a finding, an area of the check, or a whole report.
+type DomainLevel string
+
+// The levels, the mildest first.
+const (
+	// DomainOK: nothing to say.
+	DomainOK DomainLevel = "ok"
+	// DomainInfo: worth knowing; mail is not harmed.
+	DomainInfo DomainLevel = "info"
+	// DomainWarn: mail will be harmed, or a protection is weak.
+	DomainWarn DomainLevel = "warn"
+	// DomainUnknown: it could not be asked. This never means that a record
+	// is missing.
+	DomainUnknown DomainLevel = "unknown"
+	// DomainFail: mail is harmed.
+	DomainFail DomainLevel = "fail"
+)
+
+var domainLevels = []DomainLevel{DomainOK, DomainInfo, DomainWarn, DomainUnknown, DomainFail}
+
+func (l DomainLevel) rank() int { return slices.Index(domainLevels, l) }
+
+func worse(a, b DomainLevel) DomainLevel {
+	if a.rank() >= b.rank() {
+		return a
+	}
+	return b
+}
+
+// DomainCheck says what to check. The zero value checks SPF, DMARC, the
+// Return-Path and the mail host of a domain that sends through Postmark, and
+// reports DKIM as unknown, because its selector cannot be guessed.
+type DomainCheck struct {
+	// DKIMSelector is the part of Postmark's DKIM host before "._domainkey",
+	// such as "20231123163444pm". The whole host may be given too.
+	DKIMSelector string
+	// DKIMValue is the TXT value that Postmark shows, "k=rsa; p=...". With
+	// it the published key is compared; without it any sound key will do.
+	DKIMValue string
+	// Postmark is the domain as Postmark's API gives it. It replaces
+	// DKIMSelector and DKIMValue, and checks the pending and the revoked key
+	// of a rotation as well.
+	Postmark PostmarkDomain
+	// ReturnPath is the host that must be an alias of ReturnPathTarget.
+	// Defaults: "pm-bounces." and the domain; "pm.mtasv.net".
+	ReturnPath       string
+	ReturnPathTarget string
+	// SPFInclude is what the merge proposal puts into the SPF record. Default
+	// "spf.mtasv.net". It is optional for mail through Postmark: see
+	// [SPFReport].
+	SPFInclude string
+	// DMARCReports is the address for aggregate reports in a proposed DMARC
+	// record. Default "dmarc@" and the domain.
+	DMARCReports string
+	// Addresses are evaluated against the domain's SPF record, as a receiver
+	// would for an envelope sender at the domain itself.
+	Addresses []netip.Addr
+	// Profiles add checks. The Postmark checks are always made.
+	Profiles []DomainProfile
+	// Resolver is asked. Default: a [DNSClient] with the system's servers,
+	// or [net.DefaultResolver] where the system names none.
+	Resolver Resolver
+	// CacheOnly leaves the zone's own name servers alone. By default they are
+	// asked too when Resolver is a [ServerQuerier], so that a record just
+	// published is seen before the caches forget its absence.
+	CacheOnly bool
+	// Timeout bounds the whole check, on top of the context's own deadline.
+	// Default 15 s.
+	Timeout time.Duration
+	// QuestionTimeout bounds one question. Default 5 s.
+	QuestionTimeout time.Duration
+	// InFlight bounds the questions asked at once. Default 32.
+	InFlight int
+}
+
+// DomainReport is everything that was found. It is plain data: print it with
+// [DomainReport.Text], or as JSON.
+type DomainReport struct {
+	// Domain in ASCII form, without root dot.
+	Domain string `json:"domain"`
+	// CheckedAt is when the check began.
+	CheckedAt time.Time `json:"checked_at"`
+	// Level is the worst level of all findings.
+	Level DomainLevel `json:"level"`
+	// Ready is true when mail through Postmark from this domain passes DMARC:
+	// the DKIM key is right and aligned, and no finding of level fail or
+	// unknown stands against it.
+	Ready bool `json:"ready"`
+	// Findings in the order of the areas, the worst first in each.
+	Findings []DomainFinding `json:"findings"`
+	// Areas grades each part of the check, one line of text each.
+	Areas []DomainArea `json:"areas"`
+
+	DKIM       []DKIMReport    `json:"dkim"`
+	ReturnPath ReturnPathState `json:"return_path"`
+	SPF        SPFReport       `json:"spf"`
+	DMARC      DMARCReport     `json:"dmarc"`
+	Alignment  DomainAlignment `json:"alignment"`
+	// Servers are the zone's own name servers, when they were asked.
+	Servers []DomainServer `json:"servers,omitempty"`
+	// Queries is every question asked, sorted, each once.
+	Queries []DomainQuery `json:"queries"`
+}
+
+// DomainFinding is one thing that was found.
+type DomainFinding struct {
+	// Code is stable between releases, such as "spf_multiple".
+	Code  string      `json:"code"`
+	Level DomainLevel `json:"level"`
+	// Area is "DKIM", "Return-Path", "SPF", "DMARC", "Alignment", "Mail
+	// host", "Zone" or the name of a profile.
+	Area string `json:"area"`
+	// Name and Type are what was asked; Found what was there, sorted.
+	Name  string   `json:"name,omitempty"`
+	Type  string   `json:"type,omitempty"`
+	Found []string `json:"found,omitempty"`
+	// Summary says what is the matter, in one or two sentences.
+	Summary string `json:"summary"`
+	// Why says what it means for mail.
+	Why string `json:"why,omitempty"`
+	// Fix says what to do, where something is to be done.
+	Fix string `json:"fix,omitempty"`
+	// Publish are the exact records to publish.
+	Publish []DomainRecord `json:"publish,omitempty"`
+	// Optional is true when Publish is an offer that mail does not need.
+	Optional bool `json:"optional,omitempty"`
+	// RFC is the document and section that the rule comes from.
+	RFC string `json:"rfc,omitempty"`
+}
+
+// DomainRecord is a record to publish.
+type DomainRecord struct {
+	// Name is the full host name, without root dot.
+	Name string `json:"name"`
+	// Type is "TXT", "CNAME" or "MX".
+	Type string `json:"type"`
+	// Value is the whole value. Panels that ask for it want it like this,
+	// without quotes.
+	Value string `json:"value"`
+	// Strings is the value in strings of at most 255 bytes, for a zone file.
+	Strings []string `json:"strings,omitempty"`
+	// Replaces are the values that must go when this one comes.
+	Replaces []string `json:"replaces,omitempty"`
+}
+
+func txtRecord(name, value string, replaces ...string) DomainRecord {
+	r := DomainRecord{Name: strings.TrimSuffix(name, "."), Type: "TXT", Value: value, Strings: spf.Split(value)}
+	if len(replaces) > 0 {
+		r.Replaces = replaces
+	}
+	return r
+}
+
+// DomainArea is one part of the check.
+type DomainArea struct {
+	Name    string      `json:"name"`
+	Level   DomainLevel `json:"level"`
+	Summary string      `json:"summary"`
+}
+
+// DomainQuery is one question and what became of it.
+type DomainQuery struct {
+	Name string `json:"name"`
+	Type string `json:"type"`
+	// Server is the name server asked directly; empty for the resolver.
+	Server string `json:"server,omitempty"`
+	// Result is "found", "no such record", "no such name", "not found" or the
+	// reason why it could not be asked.
+	Result string   `json:"result"`
+	Found  []string `json:"found,omitempty"`
+}
+
+// CheckDomain looks up what a domain publishes for mail and says what to
+// change: DKIM, the Return-Path alias, SPF, DMARC, their alignment, and the
+// host that takes replies.
+//
+// An error matching [ErrInvalid] is returned for a name that cannot be a
+// domain or settings that cannot work; then nothing was asked. Otherwise there
+// is always a report. What could not be asked before the deadline is
+// [DomainUnknown] in it, never missing. When ctx was cancelled, its error is
+// returned beside the report.
+func CheckDomain(ctx context.Context, domain string, c DomainCheck) (*DomainReport, error) {
+	k, err := newChecker(domain, c, nil)
+	if err != nil {
+		return nil, err
+	}
+	return k.check(ctx)
+}
+
+// checker is one check of one domain.
+type checker struct {
+	DomainCheck
+	domain string
+	ask    *asker
+	report *DomainReport
+
+	mu       sync.Mutex
+	findings []DomainFinding
+	notes    map[string]string // area: the line to print when all is well
+}
+
+func newChecker(domain string, c DomainCheck, shared *asker) (*checker, error) {
+	name, err := domainName("domain", domain)
+	if err != nil {
+		return nil, err
+	}
+	k := &checker{DomainCheck: c, domain: name, ask: shared, notes: map[string]string{}}
+	for _, f := range []struct {
+		field string
+		value *string
+		def   string
+	}{
+		{"ReturnPath", &k.ReturnPath, "pm-bounces." + name},
+		{"ReturnPathTarget", &k.ReturnPathTarget, "pm.mtasv.net"},
+		{"SPFInclude", &k.SPFInclude, "spf.mtasv.net"},
+	} {
+		if *f.value == "" {
+			*f.value = f.def
+		}
+		if *f.value, err = domainName(f.field, *f.value); err != nil {
+			return nil, err
+		}
+	}
+	if k.DMARCReports == "" {
+		k.DMARCReports = "dmarc@" + name
+	}
+	if local, host, ok := strings.Cut(k.DMARCReports, "@"); !ok || local == "" || strings.ContainsAny(k.DMARCReports, " ,;!<>\"\r\n\t") {
+		return nil, fieldErrorf("DMARCReports", k.DMARCReports, "not a plain mail address such as dmarc@%s", name)
+	} else if _, err := domainName("DMARCReports", host); err != nil {
+		return nil, err
+	}
+	if err := k.dkimSettings(); err != nil {
+		return nil, err
+	}
+	for _, p := range k.Profiles {
+		if !slices.Contains(domainProfiles, p) {
+			return nil, fieldErrorf("Profiles", string(p), "no such profile; the profiles are %v", domainProfiles)
+		}
+	}
+	if k.Timeout <= 0 {
+		k.Timeout = 15 * time.Second
+	}
+	if shared == nil {
+		k.ask = c.newAsker()
+	}
+	return k, nil
+}
+
+func (c DomainCheck) newAsker() *asker {
+	if c.Resolver == nil {
+		c.Resolver = defaultResolver()
+	}
+	if c.QuestionTimeout <= 0 {
+		c.QuestionTimeout = 5 * time.Second
+	}
+	if c.InFlight <= 0 {
+		c.InFlight = 32
+	}
+	return newAsker(c.Resolver, c.QuestionTimeout, c.InFlight)
+}
+
+// domainName checks a name and gives its ASCII form in lower case, without
+// root dot.
+func domainName(field, s string) (string, error) {
+	name := strings.TrimSuffix(s, ".")
+	if name == "" {
+		return "", fieldErrorf(field, s, "is empty; give a domain such as acme.test")
+	}
+	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
+		return "", fieldErrorf(field, s, "is an IP address; give the domain that stands after the @ of the sender")
+	}
+	if strings.Contains(name, "@") {
+		return "", fieldErrorf(field, s, "is a mail address; give only what stands after the @")
+	}
+	if strings.Contains(name, "/") || strings.Contains(name, ":") {
+		return "", fieldErrorf(field, s, "is not a domain name; give it without scheme, port and path")
+	}
+	for i := range len(name) {
+		if name[i] < 0x80 {
+			continue
+		}
+		ascii, err := idna.Lookup.ToASCII(name)
+		if err != nil {
+			return "", &FieldError{Field: field, Value: clip(s, 64), Reason: "cannot be written as a DNS name: " + err.Error(), Err: err}
+		}
+		name = ascii
+		break
+	}
+	name = strings.ToLower(name)
+	for i := range len(name) {
+		c := name[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_' {
+			return "", fieldErrorf(field, s, "holds the character %q, which no domain name has", c)
+		}
+	}
+	if err := dnsmsg.ValidName(name); err != nil {
+		return "", &FieldError{Field: field, Value: clip(s, 64), Reason: err.Error(), Err: err}
+	}
+	if !strings.Contains(name, ".") {
+		return "", fieldErrorf(field, s, "has no dot; give the full domain such as acme.test")
+	}
+	return name, nil
+}
+
+func (k *checker) check(ctx context.Context) (*DomainReport, error) {
+	caller := ctx
+	ctx, cancel := context.WithTimeout(ctx, k.Timeout)
+	defer cancel()
+	k.report = &DomainReport{Domain: k.domain, CheckedAt: time.Now().UTC().Truncate(time.Second)}
+
+	var wg sync.WaitGroup
+	for _, f := range []func(context.Context){k.checkDKIM, k.checkReturnPath, k.checkSPF, k.checkDMARC, k.checkMailHost, k.checkZone} {
+		wg.Go(func() { f(ctx) })
+	}
+	for _, p := range k.Profiles {
+		wg.Go(func() { k.checkProfile(ctx, p) })
+	}
+	wg.Wait()
+	k.align()
+	for _, p := range k.Profiles {
+		k.judgeProfile(p)
+	}
+	k.finish()
+	if caller.Err() != nil && context.Cause(caller) != context.DeadlineExceeded { //nolint:errorlint // the cause itself
+		return k.report, caller.Err()
+	}
+	return k.report, nil
+}
+
+// add files a finding; level, area, reason and RFC come from the catalogue.
+func (k *checker) add(code string, f DomainFinding) {
+	e, ok := findingCatalogue[code]
+	if !ok {
+		e = findingEntry{DomainWarn, "Zone", "", ""}
+	}
+	f.Code = code
+	if f.Level == "" {
+		f.Level = e.level
+	}
+	if f.Area == "" {
+		f.Area = e.area
+	}
+	if f.Why == "" {
+		f.Why = e.why
+	}
+	if f.RFC == "" {
+		f.RFC = e.rfc
+	}
+	f.Name = strings.TrimSuffix(f.Name, ".")
+	k.mu.Lock()
+	k.findings = append(k.findings, f)
+	k.mu.Unlock()
+}
+
+// unasked files that a question got no answer.
+func (k *checker) unasked(code, what string, r dnsReply) {
+	k.add(code, DomainFinding{
+		Name: r.name, Type: r.typ,
+		Summary: "Could not ask for " + what + ": " + r.why + ".",
+		Fix:     "Run the check again. This says nothing about whether the record is there.",
+	})
+}
+
+func (k *checker) note(area, text string) {
+	k.mu.Lock()
+	k.notes[area] = text
+	k.mu.Unlock()
+}
+
+// areas in the order of the report.
+var domainAreas = []string{"DKIM", "Return-Path", "SPF", "DMARC", "Alignment", "Mail host", "Zone"}
+
+func (k *checker) finish() {
+	r := k.report
+	order := slices.Clone(domainAreas)
+	for _, p := range domainProfiles {
+		if slices.Contains(k.Profiles, p) {
+			order = append(order, string(p))
+		}
+	}
+	slices.SortStableFunc(k.findings, func(a, b DomainFinding) int {
+		if c := slices.Index(order, a.Area) - slices.Index(order, b.Area); c != 0 {
+			return c
+		}
+		if c := b.Level.rank() - a.Level.rank(); c != 0 {
+			return c
+		}
+		if c := strings.Compare(a.Code, b.Code); c != 0 {
+			return c
+		}
+		if c := strings.Compare(a.Name, b.Name); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Summary, b.Summary)
+	})
+	r.Findings = k.findings
+	if r.Findings == nil {
+		r.Findings = []DomainFinding{}
+	}
+	r.Level = DomainOK
+	for _, name := range order {
+		a := DomainArea{Name: name, Level: DomainOK, Summary: k.notes[name]}
+		for _, f := range r.Findings {
+			if f.Area == name && (worse(f.Level, a.Level) != a.Level || a.Summary == "") {
+				a.Level = worse(f.Level, a.Level)
+				if f.Level != DomainInfo || a.Summary == "" {
+					a.Summary = f.Summary
+				}
+			}
+		}
+		if a.Summary == "" {
+			continue
+		}
+		r.Areas = append(r.Areas, a)
+		r.Level = worse(r.Level, a.Level)
+	}
+	r.Ready = k.ready()
+	r.Queries = k.ask.log()
+}
+
+// ready: DKIM decides, with DMARC published. A missing include never does.
+func (k *checker) ready() bool {
+	for _, f := range k.report.Findings {
+		if (f.Level == DomainFail || f.Level == DomainUnknown) && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment") {
+			return false
+		}
+	}
+	return k.report.Alignment.DKIM.Aligned
+}
+
+// log lists what was asked so far.
+func (a *asker) log() []DomainQuery {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]DomainQuery, 0, len(a.calls))
+	for k, c := range a.calls {
+		q := DomainQuery{Name: strings.TrimSuffix(k.name, "."), Type: k.typ, Server: k.server}
+		select {
+		case <-c.done:
+			q.Found = c.reply.show()
+			switch c.reply.state {
+			case dnsFound:
+				q.Result = "found"
+			case dnsNoData:
+				q.Result = "no such record"
+			case dnsNXDomain:
+				q.Result = "no such name"
+			case dnsAbsent:
+				q.Result = "not found"
+			default:
+				q.Result = c.reply.why
+			}
+		default:
+			q.Result = "no answer before the end of the check"
+		}
+		out = append(out, q)
+	}
+	slices.SortFunc(out, func(x, y DomainQuery) int {
+		if c := strings.Compare(x.Name, y.Name); c != 0 {
+			return c
+		}
+		if c := strings.Compare(x.Type, y.Type); c != 0 {
+			return c
+		}
+		return strings.Compare(x.Server, y.Server)
+	})
+	return out
+}

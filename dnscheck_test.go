@@ -1,0 +1,533 @@
+package fluxly
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
+)
+
+const (
+	testSelector = "20231123163444pm"
+	// A real 1024-bit key, as Postmark shows one.
+	testKey = "k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCjBFkLAXeBawVIGGWH6nX/XALKufcuCSd82weagn5NrkZ4b6sJLam55RQLulX5YRFcL7JsoQmgLvJCvr2a5VpINs98JiYHauMYgkJ2fvqvD9ATa0OP9KGOUfBeLESef1yT93w5Xhcnij3BsfeuVu2g65kG6NDQzCxrrXLCOlvIhwIDAQAB"
+)
+
+// healthyZone is a domain at which nothing is to be done.
+const healthyZone = `
+acme.test SOA ns1.acme.test 300
+acme.test NS ns1.acme.test
+acme.test NS ns2.acme.test
+ns1.acme.test A 192.0.2.1
+ns2.acme.test A 192.0.2.2
+acme.test MX 10 mail.acme.test
+mail.acme.test A 192.0.2.10
+acme.test TXT "v=spf1 include:_spf.office.test include:spf.mtasv.net ~all"
+_spf.office.test TXT "v=spf1 ip4:198.51.100.0/24 -all"
+spf.mtasv.net TXT "v=spf1 ip4:203.0.113.0/25 -all"
+pm.mtasv.net TXT "v=spf1 include:spf.mtasv.net ~all"
+pm.mtasv.net A 203.0.113.5
+20231123163444pm._domainkey.acme.test TXT "` + testKey + `"
+pm-bounces.acme.test CNAME pm.mtasv.net
+_dmarc.acme.test TXT "v=DMARC1; p=reject; rua=mailto:dmarc@acme.test; fo=1"
+`
+
+// testClient asks the in-process server for everything; servers named by
+// address all lead there too.
+func testClient(tb testing.TB, s *dnstest.Server) *DNSClient {
+	tb.Helper()
+	c, err := NewDNSClient(DNSClientConfig{
+		Servers: []string{s.Addr}, Timeout: 300 * time.Millisecond,
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, s.Addr)
+		},
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return c
+}
+
+// zone is healthyZone with lines that begin with the name and type of a new
+// line replaced; a new line "-name TYPE" only removes.
+func zone(change ...string) string {
+	var out []string
+	for line := range strings.Lines(healthyZone) {
+		keep := true
+		for _, c := range change {
+			f := strings.Fields(strings.TrimPrefix(c, "-"))
+			g := strings.Fields(line)
+			if len(g) > 1 && f[0] == g[0] && f[1] == g[1] {
+				keep = false
+			}
+		}
+		if keep {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	for _, c := range change {
+		if !strings.HasPrefix(c, "-") {
+			out = append(out, c)
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
+func codes(r *DomainReport) []string {
+	out := []string{}
+	for _, f := range r.Findings {
+		if f.Area == "Zone" {
+			continue
+		}
+		out = append(out, string(f.Level)+" "+f.Code)
+	}
+	return out
+}
+
+func finding(tb testing.TB, r *DomainReport, code string) DomainFinding {
+	tb.Helper()
+	for _, f := range r.Findings {
+		if f.Code == code {
+			return f
+		}
+	}
+	tb.Fatalf("no finding %s in %v", code, codes(r))
+	return DomainFinding{}
+}
+
+func checkZoneText(tb testing.TB, zoneText string, c DomainCheck) *DomainReport {
+	tb.Helper()
+	s := dnstest.Start(tb, zoneText)
+	if c.Resolver == nil {
+		c.Resolver = testClient(tb, s)
+	}
+	if c.DKIMSelector == "" && c.Postmark == (PostmarkDomain{}) {
+		c.DKIMSelector = testSelector
+	}
+	c.CacheOnly = true
+	r, err := CheckDomain(tb.Context(), "acme.test", c)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r
+}
+
+func TestCheckDomain(t *testing.T) {
+	t.Parallel()
+	dkim := testSelector + "._domainkey.acme.test"
+	tests := []struct {
+		name  string
+		zone  string
+		check DomainCheck
+		want  []string // level and code
+		ready bool
+		also  func(t *testing.T, r *DomainReport)
+	}{
+		{name: "healthy", zone: zone(), check: DomainCheck{DKIMValue: testKey}, want: []string{"info dkim_rsa_1024"}, ready: true, also: func(t *testing.T, r *DomainReport) {
+			if !r.Alignment.DKIM.Aligned || !r.Alignment.SPF.Aligned || r.SPF.Include != "present" || r.SPF.Lookups != 2 {
+				t.Errorf("alignment %+v, SPF %+v", r.Alignment, r.SPF)
+			}
+		}},
+		{name: "no DKIM record", zone: zone("-" + dkim + " TXT"), check: DomainCheck{DKIMValue: testKey}, want: []string{"fail dkim_missing", "warn align_dkim"}, also: func(t *testing.T, r *DomainReport) {
+			want := []DomainRecord{{Name: dkim, Type: "TXT", Value: testKey, Strings: []string{testKey}}}
+			if d := cmp.Diff(want, finding(t, r, "dkim_missing").Publish); d != "" {
+				t.Error(d)
+			}
+		}},
+		{name: "DKIM host doubled by the panel", zone: zone("-"+dkim+" TXT", dkim+`.acme.test TXT "`+testKey+`"`), want: []string{"fail dkim_doubled_host", "warn align_dkim"}},
+		{name: "another DKIM key", zone: zone(), check: DomainCheck{DKIMValue: "k=rsa; p=MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf9Cnzj4p4WGeKLs1Pt8QuKUpRKfFLfRYC9AIKjbJTWit+CqvjWYzvQwECAwEAAQ=="}, want: []string{"fail dkim_key_differs", "info dkim_rsa_1024", "warn align_dkim"}},
+		{name: "DKIM behind an alias", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test", `key.host.test TXT "`+testKey+`"`), want: []string{"info dkim_cname", "info dkim_rsa_1024"}, ready: true},
+		{name: "DKIM alias to nothing", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test"), want: []string{"fail dkim_cname_dangling", "warn align_dkim"}},
+		{name: "DKIM alias loop", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test", "key.host.test CNAME "+dkim), want: []string{"fail dkim_cname_loop", "warn align_dkim"}},
+		{name: "wildcard answers for DKIM", zone: zone("-"+dkim+" TXT", `*.acme.test TXT "v=spf1 -all"`), want: []string{"fail dkim_not_a_key", "warn align_dkim"}},
+		{name: "two DKIM keys", zone: zone(dkim+` TXT "`+testKey+`"`, dkim+` TXT "k=rsa; p="`), want: []string{"fail dkim_multiple", "warn align_dkim"}},
+		{name: "no Return-Path, DKIM aligns", zone: zone("-pm-bounces.acme.test CNAME"), want: []string{"info dkim_rsa_1024", "info returnpath_missing"}, ready: true},
+		{name: "neither leg", zone: zone("-pm-bounces.acme.test CNAME", "-"+dkim+" TXT"), want: []string{"fail dkim_missing", "fail returnpath_missing", "fail align_none"}},
+		{name: "Return-Path elsewhere", zone: zone("-pm-bounces.acme.test CNAME", "pm-bounces.acme.test CNAME bounce.host.test"), want: []string{"info dkim_rsa_1024", "info returnpath_wrong_target"}, ready: true},
+		{name: "Return-Path proxied", zone: zone("-pm-bounces.acme.test CNAME", "pm-bounces.acme.test A 192.0.2.7"), want: []string{"info dkim_rsa_1024", "info returnpath_address"}, ready: true},
+		{name: "records beside the Return-Path alias", zone: zone(`pm-bounces.acme.test TXT "x"`), want: []string{"info dkim_rsa_1024", "warn returnpath_beside"}, ready: true},
+		{name: "strict SPF alignment", zone: zone(`_dmarc.acme.test TXT "v=DMARC1; p=reject; rua=mailto:d@acme.test; aspf=s"`), want: []string{"info dkim_rsa_1024", "info align_spf_strict"}, ready: true},
+		{name: "no SPF", zone: zone("-acme.test TXT"), want: []string{"info dkim_rsa_1024", "info spf_missing"}, ready: true},
+		{name: "SPF at www only", zone: zone("-acme.test TXT", `www.acme.test TXT "v=spf1 -all"`), want: []string{"info dkim_rsa_1024", "warn spf_wrong_host", "info spf_missing"}, ready: true},
+		{name: "two SPF records", zone: zone(`acme.test TXT "v=spf1 include:_spf.office.test -all"`, `acme.test TXT "v=spf1 ip4:192.0.2.0/24 ~all"`), want: []string{"info dkim_rsa_1024", "fail spf_multiple"}, ready: true, also: func(t *testing.T, r *DomainReport) {
+			want := "v=spf1 include:_spf.office.test ip4:192.0.2.0/24 include:spf.mtasv.net ~all"
+			if r.SPF.Proposal != want {
+				t.Errorf("proposal %q, want %q", r.SPF.Proposal, want)
+			}
+		}},
+		{name: "include absent", zone: zone(`acme.test TXT "V=spf1  include:_SPF.office.test   -all"`), want: []string{"info dkim_rsa_1024", "info spf_include_absent"}, ready: true, also: func(t *testing.T, r *DomainReport) {
+			want := "V=spf1  include:_SPF.office.test   include:spf.mtasv.net -all"
+			if r.SPF.Proposal != want {
+				t.Errorf("proposal %q, want %q", r.SPF.Proposal, want)
+			}
+		}},
+		{name: "include with a minus", zone: zone(`acme.test TXT "v=spf1 -include:spf.mtasv.net ~all"`), want: []string{"info dkim_rsa_1024", "warn spf_include_qualified"}, ready: true},
+		{name: "no DMARC", zone: zone("-_dmarc.acme.test TXT"), want: []string{"info dkim_rsa_1024", "fail dmarc_missing"}, also: func(t *testing.T, r *DomainReport) {
+			want := "v=DMARC1; p=none; rua=mailto:dmarc@acme.test; fo=1"
+			if got := finding(t, r, "dmarc_missing").Publish[0]; got.Value != want || got.Name != "_dmarc.acme.test" {
+				t.Errorf("publish %+v", got)
+			}
+		}},
+		{name: "DMARC at the apex", zone: zone("-_dmarc.acme.test TXT", `acme.test TXT "v=DMARC1; p=none"`, `acme.test TXT "v=spf1 include:spf.mtasv.net ~all"`), want: []string{"info dkim_rsa_1024", "fail dmarc_at_apex"}},
+		{name: "two DMARC records", zone: zone(`_dmarc.acme.test TXT "v=DMARC1; p=none"`, `_dmarc.acme.test TXT "v=DMARC1; p=reject"`), want: []string{"info dkim_rsa_1024", "fail dmarc_multiple"}},
+		{name: "reports to a stranger", zone: zone(`_dmarc.acme.test TXT "v=DMARC1; p=reject; rua=mailto:x@reports.test"`, "reports.test MX 10 mx.reports.test"), want: []string{"info dkim_rsa_1024", "warn dmarc_report_unauthorised"}, ready: true, also: func(t *testing.T, r *DomainReport) {
+			if got := finding(t, r, "dmarc_report_unauthorised").Publish[0]; got.Name != "acme.test._report._dmarc.reports.test" || got.Value != "v=DMARC1" {
+				t.Errorf("publish %+v", got)
+			}
+		}},
+		{name: "no mail host", zone: zone("-acme.test MX"), want: []string{"info dkim_rsa_1024", "warn dmarc_report_no_mx", "warn mail_no_host"}, ready: true},
+		{name: "null MX", zone: zone("acme.test MX 0 ."), want: []string{"info dkim_rsa_1024", "warn mail_null_mx"}, ready: true},
+		{
+			name: "rotation, pending missing", zone: zone(),
+			check: DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMPendingHost: "20260101000000pm._domainkey.acme.test", DKIMPendingTextValue: testKey}},
+			want:  []string{"warn dkim_pending_missing", "info dkim_rsa_1024"}, ready: true,
+		},
+		{
+			name: "new domain at Postmark, pending only", zone: zone("-" + dkim + " TXT"),
+			check: DomainCheck{Postmark: PostmarkDomain{DKIMPendingHost: dkim, DKIMPendingTextValue: testKey}},
+			want:  []string{"fail dkim_pending_missing", "warn align_dkim"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := checkZoneText(t, tt.zone, tt.check)
+			if d := cmp.Diff(tt.want, codes(r)); d != "" {
+				t.Errorf("findings (-want +got):\n%s\n%s", d, r.Text())
+			}
+			if r.Ready != tt.ready {
+				t.Errorf("ready = %v", r.Ready)
+			}
+			if tt.also != nil {
+				tt.also(t, r)
+			}
+		})
+	}
+}
+
+// What could not be asked is unknown, whatever the way in which it fails, and
+// never missing; all else is still reported.
+func TestCheckDomainUnknown(t *testing.T) {
+	t.Parallel()
+	questions := []struct {
+		name, typ string
+		want      []string
+	}{
+		{testSelector + "._domainkey.acme.test", "TXT", []string{"dkim_unasked"}},
+		{"pm-bounces.acme.test", "*", []string{"returnpath_unasked"}},
+		{"acme.test", "TXT", []string{"spf_unasked"}},
+		{"spf.mtasv.net", "TXT", []string{"spf_unasked"}},
+		{"_dmarc.acme.test", "TXT", []string{"dmarc_unasked"}},
+		{"acme.test", "MX", []string{"mail_unasked"}},
+	}
+	faults := map[string]dnstest.Fault{
+		"silent": {Drop: true}, "SERVFAIL": {RCode: 2}, "REFUSED": {RCode: 5}, "wrong id": {WrongID: true},
+		"garbage": {Garbage: true}, "cut and no TCP": {Truncate: true, TCPDrop: true},
+	}
+	for i, q := range questions {
+		for name, f := range faults {
+			if i > 0 && name != "silent" && name != "SERVFAIL" {
+				continue // each fault once, each question in two of them
+			}
+			t.Run(q.name+" "+q.typ+" "+name, func(t *testing.T) {
+				t.Parallel()
+				s := dnstest.Start(t, zone())
+				s.Fail(q.name, q.typ, f)
+				r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got []string
+				for _, f := range r.Findings {
+					if f.Level == DomainUnknown {
+						got = append(got, f.Code)
+					}
+					if strings.Contains(f.Code, "missing") || strings.Contains(f.Code, "no_host") || f.Level == DomainFail {
+						t.Errorf("finding %s: %s", f.Code, f.Summary)
+					}
+				}
+				if d := cmp.Diff(q.want, got); d != "" {
+					t.Errorf("unknown findings (-want +got):\n%s", d)
+				}
+			})
+		}
+	}
+}
+
+// A server that says nothing at all: the caller's deadline is kept, with a
+// report in which every part is unknown.
+func TestCheckDomainDeadline(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	s.Fail("*", "*", dnstest.Fault{Drop: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 80*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	r, err := CheckDomain(ctx, "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("took %v", took)
+	}
+	for _, area := range []string{"DKIM", "Return-Path", "SPF", "DMARC", "Mail host"} {
+		i := slices.IndexFunc(r.Areas, func(a DomainArea) bool { return a.Name == area })
+		if i < 0 || r.Areas[i].Level != DomainUnknown {
+			t.Errorf("%s: %+v", area, r.Areas)
+		}
+	}
+	if r.Ready || r.Level != DomainUnknown {
+		t.Errorf("ready %v, level %s", r.Ready, r.Level)
+	}
+}
+
+// stuckResolver does not honour its context.
+type stuckResolver struct {
+	*net.Resolver
+	release chan struct{}
+}
+
+func (s stuckResolver) LookupTXT(context.Context, string) ([]string, error) {
+	<-s.release
+	return nil, nil
+}
+
+func (s stuckResolver) LookupCNAME(context.Context, string) (string, error) {
+	<-s.release
+	return "", nil
+}
+
+func (s stuckResolver) LookupMX(context.Context, string) ([]*net.MX, error) {
+	<-s.release
+	return nil, nil
+}
+
+func TestCheckDomainStuckResolver(t *testing.T) {
+	t.Parallel()
+	s := stuckResolver{release: make(chan struct{})}
+	defer close(s.release)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	r, err := CheckDomain(ctx, "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: s})
+	if err != nil || r.Level != DomainUnknown {
+		t.Fatalf("%v, %v", r.Level, err)
+	}
+}
+
+func TestCheckDomainCancelled(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r, err := CheckDomain(ctx, "acme.test", DomainCheck{Resolver: testClient(t, s)})
+	if !errors.Is(err, context.Canceled) || r == nil {
+		t.Fatalf("%v, %v", r, err)
+	}
+}
+
+func TestCheckDomainNames(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	label := strings.Repeat("a", 49)
+	octets253 := strings.Join([]string{label, label, label, label, label, "tst"}, ".")
+	tests := []struct {
+		in, want string // want "" is an error
+	}{
+		{"acme.test", "acme.test"},
+		{"ACME.Test.", "acme.test"},
+		{"bücher.test", "xn--bcher-kva.test"},
+		{"xn--bcher-kva.test", "xn--bcher-kva.test"},
+		{octets253, octets253},
+		{"a" + octets253, ""},
+		{strings.Repeat("a", 64) + ".test", ""},
+		{"", ""},
+		{".", ""},
+		{"acme..test", ""},
+		{"test", ""},
+		{"acme .test", ""},
+		{"192.0.2.1", ""},
+		{"[2001:db8::1]", ""},
+		{"2001:db8::1", ""},
+		{"hello@acme.test", ""},
+		{"https://acme.test/", ""},
+		{"acme.test\n", ""},
+		{"acme\x00.test", ""},
+	}
+	for _, tt := range tests {
+		r, err := CheckDomain(t.Context(), tt.in, DomainCheck{Resolver: testClient(t, s), CacheOnly: true, ReturnPath: "pm-bounces.acme.test", DMARCReports: "dmarc@acme.test"})
+		var fe *FieldError
+		switch {
+		case tt.want == "":
+			if !errors.Is(err, ErrInvalid) || !errors.As(err, &fe) || fe.Field != "domain" || r != nil {
+				t.Errorf("CheckDomain(%q) = %v, %v", tt.in, r, err)
+			}
+		case err != nil || r.Domain != tt.want:
+			t.Errorf("CheckDomain(%q) = %v, %v; want %s", tt.in, r, err, tt.want)
+		}
+	}
+	for _, c := range []DomainCheck{
+		{DKIMSelector: "a b"},
+		{DKIMSelector: "s", DKIMValue: "v=spf1 -all"},
+		{ReturnPath: "x"},
+		{SPFInclude: "no spaces.test"},
+		{DMARCReports: "nobody"},
+		{DMARCReports: "a@b.test,mailto:c@d.test"},
+		{Profiles: []DomainProfile{"nonsense"}},
+	} {
+		if _, err := CheckDomain(t.Context(), "acme.test", c); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// The standard resolver's methods alone give the same verdicts, short of what
+// they hide.
+type plainResolver struct{ Resolver }
+
+func TestCheckDomainPlainResolver(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	r := checkZoneText(t, zone(), DomainCheck{Resolver: plainResolver{testClient(t, s)}, DKIMValue: testKey})
+	if d := cmp.Diff([]string{"info dkim_rsa_1024"}, codes(r)); d != "" || !r.Ready {
+		t.Errorf("ready %v\n%s", r.Ready, d)
+	}
+	broken := dnstest.Start(t, zone("-pm-bounces.acme.test CNAME", "-_dmarc.acme.test TXT"))
+	r = checkZoneText(t, zone(), DomainCheck{Resolver: plainResolver{testClient(t, broken)}, DKIMValue: testKey})
+	if d := cmp.Diff([]string{"info dkim_rsa_1024", "info returnpath_missing", "fail dmarc_missing"}, codes(r)); d != "" {
+		t.Error(d)
+	}
+}
+
+// Every name goes out with the root dot, so that a search list is never used.
+type dotResolver struct {
+	Resolver
+	t *testing.T
+}
+
+func (d dotResolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	if !strings.HasSuffix(name, ".") {
+		d.t.Errorf("TXT asked without root dot: %q", name)
+	}
+	return d.Resolver.LookupTXT(ctx, name)
+}
+
+func (d dotResolver) LookupIPAddr(ctx context.Context, name string) ([]net.IPAddr, error) {
+	if !strings.HasSuffix(name, ".") {
+		d.t.Errorf("address asked without root dot: %q", name)
+	}
+	return d.Resolver.LookupIPAddr(ctx, name)
+}
+
+func TestCheckDomainRootDot(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone(`acme.test TXT "v=spf1 a mx include:spf.mtasv.net ~all"`))
+	checkZoneText(t, zone(), DomainCheck{Resolver: dotResolver{testClient(t, s), t}})
+}
+
+func TestCatalogue(t *testing.T) {
+	t.Parallel()
+	for code, e := range findingCatalogue {
+		if e.level.rank() < 1 || e.area == "" {
+			t.Errorf("%s: %+v", code, e)
+		}
+		if e.level != DomainUnknown && e.why == "" {
+			t.Errorf("%s says not why", code)
+		}
+	}
+}
+
+func ExampleCheckDomain() {
+	// Any *net.Resolver will do; this one answers from a map.
+	resolver := mapResolver{
+		"TXT 20231123163444pm._domainkey.acme.test.": {testKey},
+		"CNAME pm-bounces.acme.test.":                {"pm.mtasv.net."},
+		"TXT acme.test.":                             {"v=spf1 include:_spf.office.test -all"},
+		"TXT _spf.office.test.":                      {"v=spf1 ip4:198.51.100.0/24 -all"},
+		"TXT spf.mtasv.net.":                         {"v=spf1 ip4:203.0.113.0/25 -all"},
+		"MX acme.test.":                              {"mail.acme.test."},
+	}
+	report, err := CheckDomain(context.Background(), "acme.test", DomainCheck{
+		DKIMSelector: "20231123163444pm",
+		Resolver:     resolver,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, area := range report.Areas {
+		fmt.Printf("%s: %s\n", area.Name, area.Level)
+	}
+	for _, f := range report.Findings {
+		if f.Level == DomainFail {
+			fmt.Println(f.Code, f.Publish[0].Name, f.Publish[0].Type, f.Publish[0].Value)
+		}
+	}
+	fmt.Println(report.SPF.Proposal)
+	// Output:
+	// DKIM: info
+	// Return-Path: ok
+	// SPF: info
+	// DMARC: fail
+	// Alignment: ok
+	// Mail host: ok
+	// dmarc_missing _dmarc.acme.test TXT v=DMARC1; p=none; rua=mailto:dmarc@acme.test; fo=1
+	// v=spf1 include:_spf.office.test include:spf.mtasv.net -all
+}
+
+// mapResolver is a Resolver for examples: "TYPE name." to values.
+type mapResolver map[string][]string
+
+func (m mapResolver) get(typ, name string) ([]string, error) {
+	if v := m[typ+" "+name]; len(v) > 0 {
+		return v, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+}
+
+func (m mapResolver) LookupTXT(_ context.Context, name string) ([]string, error) {
+	return m.get("TXT", name)
+}
+
+func (m mapResolver) LookupCNAME(_ context.Context, host string) (string, error) {
+	v, err := m.get("CNAME", host)
+	if err != nil {
+		return "", err
+	}
+	return v[0], nil
+}
+
+func (m mapResolver) LookupMX(_ context.Context, name string) ([]*net.MX, error) {
+	v, err := m.get("MX", name)
+	if err != nil {
+		return nil, err
+	}
+	return []*net.MX{{Host: v[0], Pref: 10}}, nil
+}
+
+func (m mapResolver) LookupIPAddr(_ context.Context, host string) ([]net.IPAddr, error) {
+	v, err := m.get("A", host)
+	if err != nil {
+		return nil, err
+	}
+	return []net.IPAddr{{IP: net.ParseIP(v[0])}}, nil
+}
+
+func (m mapResolver) LookupNS(_ context.Context, name string) ([]*net.NS, error) {
+	v, err := m.get("NS", name)
+	if err != nil {
+		return nil, err
+	}
+	return []*net.NS{{Host: v[0]}}, nil
+}
+
+func (m mapResolver) LookupAddr(_ context.Context, addr string) ([]string, error) {
+	return m.get("PTR", addr)
+}

@@ -1,0 +1,413 @@
+package fluxly
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/getfluxly/fluxly/internal/taglist"
+)
+
+// PostmarkDomain holds the fields of Postmark's domain object that name DNS
+// records, under Postmark's own names, so that the body of GET /domains/{id}
+// decodes into it. Empty fields are not checked.
+type PostmarkDomain struct {
+	Name                          string
+	DKIMHost                      string
+	DKIMTextValue                 string
+	DKIMPendingHost               string
+	DKIMPendingTextValue          string
+	DKIMRevokedHost               string
+	DKIMRevokedTextValue          string
+	SafeToRemoveRevokedKeyFromDNS bool
+	ReturnPathDomain              string
+	ReturnPathDomainCNAMEValue    string
+}
+
+// DKIMReport is what was found at one DKIM host.
+type DKIMReport struct {
+	// Role is "current", "pending" or "revoked".
+	Role string `json:"role"`
+	// Host is the full name of the record; Selector and Domain its parts.
+	Host     string `json:"host"`
+	Selector string `json:"selector"`
+	Domain   string `json:"domain"`
+	// State is "ok", "missing", "revoked", "broken" or "unknown".
+	State string `json:"state"`
+	// KeyType is "rsa" or "ed25519", Bits the length of an RSA key.
+	KeyType string `json:"key_type,omitempty"`
+	Bits    int    `json:"bits,omitempty"`
+	// Matches is true when the published key is the expected one; it is false
+	// too when none was given to compare with.
+	Matches bool `json:"matches"`
+	// Aliases are the names an alias led through.
+	Aliases []string `json:"aliases,omitempty"`
+	// Record is what is published, when there is exactly one.
+	Record string `json:"record,omitempty"`
+}
+
+type dkimTarget struct{ role, host, selector, domain, value string }
+
+// dkimSettings turns selector, value and the Postmark object into hosts, and
+// checks what was given before anything is asked.
+func (k *checker) dkimSettings() error {
+	if k.Postmark.ReturnPathDomain != "" {
+		host, err := domainName("Postmark.ReturnPathDomain", k.Postmark.ReturnPathDomain)
+		if err != nil {
+			return err
+		}
+		k.ReturnPath = host
+	}
+	if k.Postmark.ReturnPathDomainCNAMEValue != "" {
+		host, err := domainName("Postmark.ReturnPathDomainCNAMEValue", k.Postmark.ReturnPathDomainCNAMEValue)
+		if err != nil {
+			return err
+		}
+		k.ReturnPathTarget = host
+	}
+	_, err := k.dkimTargets()
+	return err
+}
+
+func (k *checker) dkimTargets() (out []dkimTarget, err error) {
+	add := func(field, role, host, value string) {
+		if host == "" || err != nil {
+			return
+		}
+		selector, domain, ok := strings.Cut(strings.TrimSuffix(strings.ToLower(host), "."), "._domainkey")
+		domain = strings.TrimPrefix(domain, ".")
+		if domain == "" || !ok {
+			domain = k.domain
+		}
+		full := selector + "._domainkey." + domain
+		if _, err = domainName(field, full); err != nil {
+			return
+		}
+		if value != "" {
+			if key := parseDKIMKey(value); key.p == "" && !key.revoked {
+				err = fieldErrorf(strings.Replace(field, "Host", "TextValue", 1), value, "is not a DKIM key; copy the whole TXT value that Postmark shows, \"k=rsa; p=...\"")
+				return
+			}
+		}
+		out = append(out, dkimTarget{role, full, selector, domain, value})
+	}
+	p := k.Postmark
+	if p.DKIMHost != "" || p.DKIMPendingHost != "" {
+		add("Postmark.DKIMHost", "current", p.DKIMHost, p.DKIMTextValue)
+		add("Postmark.DKIMPendingHost", "pending", p.DKIMPendingHost, p.DKIMPendingTextValue)
+		add("Postmark.DKIMRevokedHost", "revoked", p.DKIMRevokedHost, "")
+	} else {
+		add("DKIMSelector", "current", k.DKIMSelector, k.DKIMValue)
+	}
+	return out, err
+}
+
+func (k *checker) checkDKIM(ctx context.Context) {
+	targets, _ := k.dkimTargets()
+	if len(targets) == 0 {
+		k.add("dkim_no_selector", DomainFinding{
+			Summary: "DKIM was not checked, because no selector was given.",
+			Fix:     "Copy the DKIM host from Postmark (Sender Signatures, DNS settings), such as 20231123163444pm._domainkey." + k.domain + ", and give the part before ._domainkey as the selector.",
+		})
+		return
+	}
+	reports := make([]DKIMReport, len(targets))
+	var wg sync.WaitGroup
+	for i, t := range targets {
+		wg.Go(func() { reports[i] = k.dkimHost(ctx, t) })
+	}
+	wg.Wait()
+	k.report.DKIM = reports
+	k.dkimRotation(reports, targets)
+}
+
+// dkimRotation: while a key is exchanged, either of current and pending will
+// do for mail; Postmark signs with the pending one once it has seen it.
+func (k *checker) dkimRotation(rs []DKIMReport, ts []dkimTarget) {
+	sound := slices.ContainsFunc(rs, func(r DKIMReport) bool { return r.Role != "revoked" && r.State == "ok" })
+	for i, r := range rs {
+		if r.State == "ok" && r.Role == "current" {
+			k.note("DKIM", fmt.Sprintf("%s key found at %s", keyText(r), r.Host))
+		}
+		if r.Role == "revoked" && r.State == "ok" && k.Postmark.SafeToRemoveRevokedKeyFromDNS {
+			k.add("dkim_remove_revoked", DomainFinding{
+				Name: r.Host, Type: "TXT", Found: []string{r.Record},
+				Summary: "The old key at " + r.Host + " is revoked at Postmark and may be removed.",
+				Fix:     "Delete the TXT record " + r.Host + ".",
+			})
+		}
+		if r.Role == "pending" && r.State == "missing" {
+			f := DomainFinding{
+				Name: r.Host, Type: "TXT",
+				Summary: "The new key that Postmark waits for is not published at " + r.Host + ".",
+				Fix:     "Publish the record, then press Verify in Postmark.",
+				Level:   DomainFail,
+			}
+			if sound {
+				f.Level = DomainWarn
+			}
+			if ts[i].value != "" {
+				f.Publish = []DomainRecord{txtRecord(r.Host, ts[i].value)}
+			}
+			k.add("dkim_pending_missing", f)
+		}
+	}
+}
+
+func keyText(r DKIMReport) string {
+	if r.KeyType == "rsa" {
+		return fmt.Sprintf("%d-bit RSA", r.Bits)
+	}
+	return "Ed25519"
+}
+
+// dkimHost looks at one host. For a revoked key nothing is required.
+func (k *checker) dkimHost(ctx context.Context, t dkimTarget) DKIMReport {
+	r := DKIMReport{Role: t.role, Host: t.host, Selector: t.selector, Domain: t.domain, State: "unknown"}
+	ans := k.ask.ask(ctx, t.host, "TXT")
+	for _, n := range ans.chain {
+		r.Aliases = append(r.Aliases, strings.TrimSuffix(n, "."))
+	}
+	found := ans.texts()
+	add := func(code, summary, fix string) {
+		if t.role == "revoked" {
+			return
+		}
+		f := DomainFinding{Name: t.host, Type: "TXT", Found: found, Summary: summary, Fix: fix}
+		if t.value != "" && findingCatalogue[code].level == DomainFail {
+			f.Publish = []DomainRecord{txtRecord(t.host, t.value, found...)}
+		}
+		k.add(code, f)
+	}
+	copyIt := "Copy the TXT value from Postmark (Sender Signatures, DNS settings) and publish it at " + t.host + " as one TXT record."
+	switch {
+	case ans.state == dnsFailed && loops(ans.chain, t.host):
+		r.State = "broken"
+		add("dkim_cname_loop", "The alias at "+t.host+" leads back to itself.", "Remove the CNAME record. "+copyIt)
+		return r
+	case ans.state == dnsFailed:
+		if t.role != "revoked" {
+			k.unasked("dkim_unasked", "the DKIM key", ans)
+		}
+		return r
+	case len(ans.records) == 0 && loops(ans.chain, t.host):
+		r.State = "broken"
+		add("dkim_cname_loop", "The alias at "+t.host+" leads back to itself.", "Remove the CNAME record. "+copyIt)
+		return r
+	case len(ans.records) == 0 && len(ans.chain) > 0:
+		r.State = "broken"
+		add("dkim_cname_dangling", "The alias at "+t.host+" points to "+r.Aliases[len(r.Aliases)-1]+", and there is no key there.", "Correct the CNAME record, or remove it. "+copyIt)
+		return r
+	case len(ans.records) == 0:
+		r.State = "missing"
+		if t.role == "current" {
+			k.dkimMissing(ctx, t, add, copyIt)
+		}
+		return r
+	}
+	if len(r.Aliases) > 0 {
+		add("dkim_cname", "The key is published through an alias, "+t.host+" to "+strings.Join(r.Aliases, " to ")+".", "")
+	}
+	keys := found
+	if len(found) > 1 {
+		keys = slices.DeleteFunc(slices.Clone(found), func(s string) bool { return !looksLikeDKIM(s) })
+	}
+	switch {
+	case len(keys) > 1:
+		r.State = "broken"
+		add("dkim_multiple", fmt.Sprintf("There are %d DKIM keys at %s; a verifier may take either.", len(keys), t.host), "Keep exactly one TXT record there.")
+		return r
+	case len(keys) == 0 || !looksLikeDKIM(keys[0]):
+		r.State = "broken"
+		add("dkim_not_a_key", "The TXT record at "+t.host+" is not a DKIM key. A wildcard record of the zone may be answering in its place.", copyIt)
+		return r
+	case len(found) > 1:
+		add("dkim_other_txt", "Other TXT records stand beside the DKIM key at "+t.host+"; some verifiers take the wrong one.", "Remove the others.")
+	}
+	r.Record = keys[0]
+	k.dkimKey(&r, t, add, copyIt)
+	return r
+}
+
+func looksLikeDKIM(s string) bool {
+	_, ok := taglist.Parse(s, true).Get("p")
+	return ok || strings.Contains(s, "DKIM1")
+}
+
+func loops(chain []string, start string) bool {
+	seen := map[string]bool{strings.ToLower(start) + ".": true}
+	for _, n := range chain {
+		if seen[n] {
+			return true
+		}
+		seen[n] = true
+	}
+	return false
+}
+
+// dkimMissing tells the usual mistake (the panel added the domain again) from
+// a record that is not there at all.
+func (k *checker) dkimMissing(ctx context.Context, t dkimTarget, add func(code, summary, fix string), copyIt string) {
+	doubled := t.host + "." + t.domain
+	if r := k.ask.ask(ctx, doubled, "TXT"); r.state == dnsFound && slices.ContainsFunc(r.texts(), looksLikeDKIM) {
+		add("dkim_doubled_host", "The key stands at "+doubled+": the DNS panel added the domain a second time.",
+			"In the panel, enter "+strings.TrimSuffix(t.host, "."+k.domain)+" as the host, without the domain.")
+		return
+	}
+	add("dkim_missing", "There is no DKIM key at "+t.host+".", copyIt)
+}
+
+func (k *checker) dkimKey(r *DKIMReport, t dkimTarget, add func(code, summary, fix string), copyIt string) {
+	key := parseDKIMKey(r.Record)
+	r.KeyType, r.Bits, r.State = key.kind, key.bits, "ok"
+	for _, p := range key.problems {
+		if findingCatalogue[p.code].level == DomainFail {
+			r.State = "broken"
+		}
+		fix := copyIt
+		if findingCatalogue[p.code].level != DomainFail {
+			fix = p.fix
+		}
+		add(p.code, p.text, fix)
+	}
+	if key.revoked {
+		r.State = "revoked"
+		add("dkim_revoked", "The key at "+t.host+" has an empty p=, which means that it was withdrawn.", copyIt)
+	}
+	if t.value == "" || key.revoked {
+		return
+	}
+	want := parseDKIMKey(t.value)
+	r.Matches = want.p != "" && want.p == key.p
+	if !r.Matches {
+		r.State = "broken"
+		add("dkim_key_differs", "The key at "+t.host+" is not the one that Postmark signs with.", copyIt)
+	}
+}
+
+type dkimProblem struct{ code, text, fix string }
+
+type dkimKeyRecord struct {
+	kind     string // "rsa", "ed25519", or as written
+	bits     int
+	p        string // without white space
+	revoked  bool
+	testing  bool
+	strict   bool // t=s: the signing identity must be the domain itself
+	problems []dkimProblem
+}
+
+// parseDKIMKey reads a key record (RFC 6376 section 3.6.1, RFC 8301 and RFC
+// 8463).
+func parseDKIMKey(text string) (k dkimKeyRecord) {
+	bad := func(code, format string, args ...any) {
+		k.problems = append(k.problems, dkimProblem{code: code, text: fmt.Sprintf(format, args...)})
+	}
+	l := taglist.Parse(text, false)
+	for _, f := range l.Faults {
+		if f.Kind == taglist.Empty {
+			bad("dkim_empty_tag", "The key record has a stray semicolon at byte %d; some verifiers refuse it.", f.Pos)
+			continue
+		}
+		bad("dkim_syntax", "The key record cannot be read at byte %d: %s.", f.Pos, f.Text)
+	}
+	if v, ok := l.Get("v"); ok {
+		if v.Value != "DKIM1" {
+			bad("dkim_version", "The key record says v=%s; it must be v=DKIM1, written exactly so.", clip(v.Value, 20))
+		} else if len(l.Tags) > 0 && l.Tags[0].Key != "v" {
+			bad("dkim_version", "v=DKIM1 is not the first tag of the key record, so the record is ignored.")
+		}
+	}
+	k.kind = "rsa"
+	if v, ok := l.Get("k"); ok {
+		k.kind = v.Value
+	}
+	flags := splitList(l.Value("t"))
+	k.testing, k.strict = slices.Contains(flags, "y"), slices.Contains(flags, "s")
+	if k.testing {
+		k.problems = append(k.problems, dkimProblem{
+			"dkim_testing", "The key is marked as a test (t=y), so receivers may ignore its signatures.", "Remove y from t= once mail is signed as it should be.",
+		})
+	}
+	if h, ok := l.Get("h"); ok && !slices.Contains(splitList(h.Value), "sha256") {
+		bad("dkim_sha1_only", "The key allows only h=%s; mail is signed with sha256.", clip(h.Value, 40))
+	}
+	if s, ok := l.Get("s"); ok {
+		if list := splitList(s.Value); !slices.Contains(list, "*") && !slices.Contains(list, "email") {
+			bad("dkim_no_email", "The key is not for mail: s=%s names neither \"email\" nor \"*\".", clip(s.Value, 40))
+		}
+	}
+	p, ok := l.Get("p")
+	if !ok {
+		bad("dkim_no_p", "The key record has no p= tag, so it holds no key.")
+		return k
+	}
+	k.p = strings.Join(strings.Fields(p.Value), "")
+	if k.p == "" {
+		k.revoked = true
+		return k
+	}
+	k.public(bad)
+	return k
+}
+
+func (k *dkimKeyRecord) public(bad func(code, format string, args ...any)) {
+	der, err := base64.StdEncoding.DecodeString(k.p)
+	if err != nil {
+		if _, rerr := base64.RawStdEncoding.DecodeString(k.p); rerr == nil {
+			bad("dkim_base64", "The p= value is cut: its padding (\"=\") is missing at the end.")
+			return
+		}
+		bad("dkim_base64", "The p= value is not base64; a character may have been lost or added on the way into the DNS panel.")
+		return
+	}
+	switch k.kind {
+	case "rsa":
+		key, ok := parseRSA(der)
+		if !ok {
+			bad("dkim_not_rsa", "The p= value is base64 but no RSA public key; it is probably cut.")
+			return
+		}
+		k.bits = key.N.BitLen()
+		switch {
+		case k.bits < 1024:
+			bad("dkim_rsa_short", "The RSA key has only %d bits; receivers refuse signatures under 1024.", k.bits)
+		case k.bits == 1024:
+			bad("dkim_rsa_1024", "The RSA key has 1024 bits, which is usual at Postmark and accepted everywhere.")
+		case k.bits > 4096:
+			bad("dkim_rsa_long", "The RSA key has %d bits; some receivers check at most 4096.", k.bits)
+		}
+	case "ed25519":
+		if len(der) != ed25519.PublicKeySize {
+			bad("dkim_ed25519", "The Ed25519 key has %d bytes instead of %d.", len(der), ed25519.PublicKeySize)
+		}
+	default:
+		bad("dkim_key_type", "The key type k=%s is unknown; receivers know rsa and ed25519.", clip(k.kind, 20))
+	}
+}
+
+func parseRSA(der []byte) (*rsa.PublicKey, bool) {
+	if k, err := x509.ParsePKIXPublicKey(der); err == nil {
+		r, ok := k.(*rsa.PublicKey)
+		return r, ok
+	}
+	k, err := x509.ParsePKCS1PublicKey(der)
+	return k, err == nil
+}
+
+// splitList reads a colon-separated list.
+func splitList(s string) []string {
+	var out []string
+	for v := range strings.SplitSeq(s, ":") {
+		if v = strings.TrimSpace(v); v != "" {
+			out = append(out, v)
+		}
+	}
+	return out
+}

@@ -1,0 +1,238 @@
+package fluxly
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Text writes the report for a terminal, without colours, in words that need
+// no knowledge of DNS: one line for each area, then what to do in order, then
+// the SPF tree.
+func (r *DomainReport) Text() string {
+	var b strings.Builder
+	counts := map[DomainLevel]int{}
+	for _, f := range r.Findings {
+		counts[f.Level]++
+	}
+	fmt.Fprintf(&b, "%s: %s\n\n", r.Domain, r.verdict(counts))
+	width := 0
+	for _, a := range r.Areas {
+		width = max(width, len(a.Name))
+	}
+	for _, a := range r.Areas {
+		fmt.Fprintf(&b, "  %-*s  %-7s  %s\n", width, a.Name, a.Level, a.Summary)
+	}
+	r.todo(&b)
+	if n := r.DMARC.Next; n != nil {
+		fmt.Fprintf(&b, "\nNext step for DMARC: p=%s, when\n", n.Policy)
+		for _, w := range n.When {
+			b.WriteString("  - " + w + "\n")
+		}
+		writeRecord(&b, "  ", n.Publish)
+	}
+	if t := r.SPF.Tree; t != nil && t.Record != "" {
+		b.WriteString("\nSPF look-ups\n")
+		writeTree(&b, t, "  ")
+	}
+	for _, a := range r.SPF.Addresses {
+		fmt.Fprintf(&b, "\nSPF for mail from %s: %s", a.Address, a.Result)
+		if a.Reason != "" {
+			b.WriteString(" (" + a.Reason + ")")
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func (r *DomainReport) verdict(counts map[DomainLevel]int) string {
+	var parts []string
+	for _, p := range []struct {
+		level     DomainLevel
+		one, many string
+	}{{DomainFail, "1 thing to mend", "%d things to mend"}, {DomainUnknown, "1 could not be checked", "%d could not be checked"}, {DomainWarn, "1 warning", "%d warnings"}} {
+		switch n := counts[p.level]; {
+		case n == 1:
+			parts = append(parts, p.one)
+		case n > 1:
+			parts = append(parts, fmt.Sprintf(p.many, n))
+		}
+	}
+	s := "not ready to send"
+	switch {
+	case r.Ready:
+		s = "ready to send through Postmark"
+	case counts[DomainFail] == 0 && counts[DomainUnknown] > 0:
+		s = "cannot tell yet whether it is ready to send"
+	}
+	if len(parts) > 0 {
+		s += "; " + strings.Join(parts, ", ")
+	}
+	return s
+}
+
+// todo lists the findings, those that matter first.
+func (r *DomainReport) todo(b *strings.Builder) {
+	n := 0
+	for _, part := range []struct {
+		title  string
+		levels []DomainLevel
+	}{
+		{"What to do", []DomainLevel{DomainFail, DomainUnknown, DomainWarn}},
+		{"Good to know", []DomainLevel{DomainInfo}},
+	} {
+		first := true
+		for _, level := range part.levels {
+			for _, f := range r.Findings {
+				if f.Level != level {
+					continue
+				}
+				if first {
+					b.WriteString("\n" + part.title + "\n")
+					first = false
+				}
+				n++
+				writeFinding(b, n, f)
+			}
+		}
+	}
+}
+
+func writeFinding(b *strings.Builder, n int, f DomainFinding) {
+	fmt.Fprintf(b, "\n%d. [%s] %s\n", n, f.Level, f.Summary)
+	const in = "   "
+	if f.Why != "" {
+		b.WriteString(in + "Why: " + f.Why + "\n")
+	}
+	if f.Fix != "" {
+		b.WriteString(in + "Do:  " + f.Fix + "\n")
+	}
+	for _, v := range f.Found {
+		b.WriteString(in + "Found: " + printable(v) + "\n")
+	}
+	for _, p := range f.Publish {
+		writeRecord(b, in, p)
+	}
+	ref := f.Code
+	if f.RFC != "" {
+		ref += ", " + f.RFC
+	}
+	b.WriteString(in + "(" + ref + ")\n")
+}
+
+func writeRecord(b *strings.Builder, in string, p DomainRecord) {
+	fmt.Fprintf(b, "%sType:  %s\n%sHost:  %s\n%sValue: %s\n", in, p.Type, in, p.Name, in, printable(p.Value))
+}
+
+// printable keeps what others published from driving the terminal: control
+// characters are escaped, and so is everything outside of printable Unicode.
+func printable(s string) string {
+	q := strconv.Quote(s)
+	q = strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
+	return clip(q, 1200)
+}
+
+func writeTree(b *strings.Builder, n *SPFNode, in string) {
+	fmt.Fprintf(b, "%s%s: %s\n", in, n.Domain, lookupText(n.Lookups))
+	for _, t := range n.Terms {
+		if t.Lookups == 0 && t.State == "ok" {
+			continue
+		}
+		b.WriteString(in + "  " + printable(t.Text))
+		if t.Lookups > 0 {
+			b.WriteString("  " + strconv.Itoa(t.Lookups))
+		}
+		if t.State != "ok" {
+			b.WriteString("  (" + spfStateText(t.State) + ")")
+		}
+		b.WriteByte('\n')
+		if t.Tree != nil && len(t.Tree.Terms) > 0 {
+			writeTree(b, t.Tree, in+"    ")
+		}
+	}
+}
+
+func lookupText(n int) string {
+	if n == 1 {
+		return "1 look-up"
+	}
+	return strconv.Itoa(n) + " look-ups"
+}
+
+func spfStateText(state string) string {
+	switch state {
+	case "none":
+		return "finds nothing"
+	case "unknown":
+		return "could not be asked"
+	case "sender":
+		return "the name depends on each mail"
+	case "skipped":
+		return "not followed any more"
+	case "loop":
+		return "leads back to itself"
+	case "multiple":
+		return "several SPF records"
+	case "dead":
+		return "never looked at"
+	case "bad":
+		return "breaks the grammar"
+	}
+	return state
+}
+
+// Zone writes the records to publish as lines of a zone file, with what they
+// replace as comments. Records that are only offers are commented out.
+func (r *DomainReport) Zone() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "; records for %s\n", r.Domain)
+	seen := map[string]bool{}
+	for _, f := range r.Findings {
+		for _, p := range f.Publish {
+			line := p.zoneLine()
+			if seen[line] {
+				continue
+			}
+			seen[line] = true
+			fmt.Fprintf(&b, "\n; %s (%s)\n", strings.ReplaceAll(f.Summary, "\n", " "), f.Code)
+			for _, old := range p.Replaces {
+				b.WriteString("; replaces: " + printable(old) + "\n")
+			}
+			if f.Optional {
+				b.WriteString("; optional: ")
+			}
+			b.WriteString(line + "\n")
+		}
+	}
+	return b.String()
+}
+
+// zoneLine is the record in the master file format (RFC 1035 section 5.1).
+func (p DomainRecord) zoneLine() string {
+	var b strings.Builder
+	b.WriteString(p.Name + ".\t300\tIN\t" + p.Type)
+	if p.Type != "TXT" {
+		value := p.Value
+		if !strings.HasSuffix(value, ".") {
+			value += "."
+		}
+		return b.String() + "\t" + value
+	}
+	sep := "\t"
+	for _, s := range p.Strings {
+		b.WriteString(sep + `"`)
+		for i := range len(s) {
+			switch c := s[i]; {
+			case c == '"' || c == '\\':
+				b.WriteString(`\` + string(c))
+			case c < ' ' || c > '~':
+				fmt.Fprintf(&b, `\%03d`, c)
+			default:
+				b.WriteByte(c)
+			}
+		}
+		b.WriteByte('"')
+		sep = " "
+	}
+	return b.String()
+}

@@ -1,0 +1,479 @@
+package fluxly
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	gospf "blitiri.com.ar/go/spf"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
+	"github.com/getfluxly/fluxly/internal/spf"
+)
+
+// SPFReport is what was found of SPF at the domain itself.
+//
+// It does not decide whether mail through Postmark passes: a receiver checks
+// SPF against the envelope sender, which is Postmark's own domain or the
+// Return-Path alias, never the domain after the @ of From. So the include that
+// is often asked for is an offer here, and its absence is never a fault.
+type SPFReport struct {
+	// State is "ok", "missing", "multiple", "broken" or "unknown".
+	State string `json:"state"`
+	// Records are the SPF records found, sorted.
+	Records []string `json:"records,omitempty"`
+	// Include says how the record stands to Postmark's include: "present",
+	// "absent", "qualified" (there, but not as a pass) or "unknown".
+	Include string `json:"include"`
+	// Lookups and Voids count the whole tree; of 10 and 2 allowed (RFC 7208
+	// section 4.6.4). They are lower bounds when Complete is false.
+	Lookups  int  `json:"lookups"`
+	Voids    int  `json:"voids"`
+	Complete bool `json:"complete"`
+	// Proposal is the record with the include merged in; empty when there is
+	// nothing to propose.
+	Proposal string `json:"proposal,omitempty"`
+	// Tree is the record with all that it pulls in, and what each term costs.
+	Tree *SPFNode `json:"tree,omitempty"`
+	// Addresses are the results for the addresses that were asked for.
+	Addresses []SPFResult `json:"addresses,omitempty"`
+}
+
+// SPFNode is one record of the tree.
+type SPFNode struct {
+	Domain string `json:"domain"`
+	// State is "ok", "none", "multiple", "unknown", "loop" or "skipped".
+	State   string    `json:"state"`
+	Record  string    `json:"record,omitempty"`
+	Lookups int       `json:"lookups"`
+	Voids   int       `json:"voids"`
+	Terms   []SPFTerm `json:"terms,omitempty"`
+}
+
+// SPFTerm is one term of a record.
+type SPFTerm struct {
+	Text string `json:"text"`
+	// Pos is the byte offset in the record.
+	Pos int `json:"pos"`
+	// Lookups is the cost of the term with everything beneath.
+	Lookups int `json:"lookups"`
+	// Target is the name that is asked.
+	Target string `json:"target,omitempty"`
+	// State is "ok", "none", "unknown", "sender" (the name depends on the
+	// mail), "skipped", "loop", "multiple", "dead" or "bad".
+	State string `json:"state"`
+	// Found are addresses or mail hosts.
+	Found []string `json:"found,omitempty"`
+	// Tree is the record that the term pulls in.
+	Tree *SPFNode `json:"tree,omitempty"`
+}
+
+// SPFResult is how a receiver would judge one address.
+type SPFResult struct {
+	Address netip.Addr `json:"address"`
+	// Result is a result of RFC 7208 section 2.6: "pass", "fail", ...
+	Result string `json:"result"`
+	Reason string `json:"reason,omitempty"`
+}
+
+func (k *checker) checkSPF(ctx context.Context) {
+	rep := SPFReport{State: "unknown", Include: "unknown"}
+	defer func() { k.report.SPF = rep }()
+	src := spfSource{k.ask}
+	apex := k.ask.ask(ctx, k.domain, "TXT")
+	var tree *spf.Node
+	var type99 dnsReply
+	var wg sync.WaitGroup
+	wg.Go(func() { tree = spf.Walk(ctx, src, k.domain, spf.Identity{}) })
+	if k.ask.querier != nil {
+		wg.Go(func() { type99 = k.ask.ask(ctx, k.domain, "SPF") })
+	}
+	wg.Wait()
+	if apex.state == dnsFailed {
+		k.unasked("spf_unasked", "the SPF record", apex)
+		return
+	}
+	if type99.state == dnsFound && len(type99.records) > 0 {
+		k.add("spf_type99", DomainFinding{
+			Name: k.domain, Type: "SPF", Found: type99.show(),
+			Summary: "A record of the old type SPF (99) is left at " + k.domain + "; nobody reads it.",
+			Fix:     "Delete it and keep the TXT record.",
+		})
+	}
+	rep.Records, rep.Lookups, rep.Voids, rep.Complete = tree.Texts, tree.Lookups, tree.Voids, tree.Complete()
+	rep.Tree = publicTree(tree)
+	k.spfTexts(apex)
+	switch tree.State {
+	case spf.None:
+		rep.State = "missing"
+		rep.Include = "absent"
+		k.spfMissing(ctx, &rep)
+	case spf.Multiple:
+		rep.State = "multiple"
+		k.spfMultiple(ctx, &rep, tree)
+	default:
+		rep.State = "ok"
+		if k.spfLint(tree) {
+			rep.State = "broken"
+		}
+		k.spfInclude(ctx, &rep, tree)
+		if rep.State == "ok" {
+			k.note("SPF", fmt.Sprintf("one record, %d of 10 look-ups", tree.Lookups))
+		}
+	}
+	for _, a := range k.Addresses {
+		rep.Addresses = append(rep.Addresses, k.ask.evaluateSPF(ctx, tree, a, k.domain, "postmaster@"+k.domain))
+	}
+}
+
+func publicTree(n *spf.Node) *SPFNode {
+	out := &SPFNode{Domain: n.Domain, State: string(n.State), Lookups: n.Lookups, Voids: n.Voids}
+	if n.Record != nil {
+		out.Record = n.Record.Text
+	}
+	for _, s := range n.Steps {
+		t := SPFTerm{Text: s.Term.Text, Pos: s.Term.Pos, Lookups: s.Lookups, Target: s.Target, State: string(s.State), Found: s.Hosts}
+		for _, a := range s.Addrs {
+			t.Found = append(t.Found, a.String())
+		}
+		switch {
+		case s.Term.Bad:
+			t.State = "bad"
+		case s.Dead:
+			t.State = "dead"
+		}
+		if s.Child != nil {
+			t.Tree = publicTree(s.Child)
+		}
+		out.Terms = append(out.Terms, t)
+	}
+	return out
+}
+
+// spfTexts looks at the TXT records that are not SPF but were meant to be, and
+// at the size of the set.
+func (k *checker) spfTexts(apex dnsReply) {
+	size := apex.size
+	for _, t := range apex.texts() {
+		if apex.size == 0 {
+			size += len(t) + 15
+		}
+		if spf.Is(t) {
+			continue
+		}
+		if strings.HasPrefix(strings.ToLower(t), "spf2.0/") {
+			k.add("spf_sender_id", DomainFinding{
+				Name: k.domain, Type: "TXT", Found: []string{t},
+				Summary: "A Sender ID record (spf2.0) is left; nobody reads it.", Fix: "Delete it.",
+			})
+		} else if why := nearSPF(t); why != "" {
+			k.add("spf_near_miss", DomainFinding{
+				Name: k.domain, Type: "TXT", Found: []string{t},
+				Summary: "A TXT record looks like SPF but is not read as such: " + why + ".",
+				Fix:     "Correct or delete it.",
+			})
+		}
+	}
+	limit := 1232
+	if size <= limit {
+		limit = 512
+	}
+	if size > limit {
+		k.add("spf_large_set", DomainFinding{
+			Name: k.domain, Type: "TXT",
+			Summary: fmt.Sprintf("The TXT records of %s take %d bytes in one reply; over %d some receivers must ask a second time over TCP, and a few do not.", k.domain, size, limit),
+			Fix:     "Delete verification records that are no longer needed.",
+		})
+	}
+}
+
+// nearSPF says why a text that was meant as SPF is not one, or returns "".
+func nearSPF(s string) string {
+	t := strings.TrimLeft(s, " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00a0\ufeff")
+	lower := strings.ToLower(t)
+	switch {
+	case strings.HasPrefix(lower, "v=spf1") && len(t) != len(s):
+		if strings.TrimLeft(s, " \t") == t {
+			return "a blank stands before v=spf1"
+		}
+		return "a quotation mark or another invisible character stands before v=spf1"
+	case strings.HasPrefix(lower, "v=spf1"):
+		return "v=spf1 must be followed by a blank"
+	case strings.HasPrefix(lower, "v=spf") || strings.HasPrefix(lower, "v= spf1") || strings.HasPrefix(lower, "v =spf1") || strings.HasPrefix(lower, "v = spf1"):
+		return "it must begin with exactly v=spf1 and a blank"
+	case strings.HasPrefix(lower, "spf1 ") || strings.HasPrefix(lower, "=spf1 "):
+		return "v= is missing at the start"
+	}
+	// Letters of other alphabets that look the same.
+	head, _, _ := strings.Cut(t, " ")
+	if runes := []rune(head); len(runes) == 6 && len(head) > 6 {
+		for i, c := range runes {
+			if c < 0x80 && c|0x20 != rune("v=spf1"[i])|0x20 {
+				return ""
+			}
+		}
+		return "v=spf1 is written with letters of another alphabet that only look the same"
+	}
+	return ""
+}
+
+// spfLint files what the linter says; it reports whether one of it makes the
+// record a permanent error.
+func (k *checker) spfLint(tree *spf.Node) (broken bool) {
+	for _, i := range spf.Lint(tree) {
+		code := "spf_" + i.Code
+		if findingCatalogue[code].level == DomainFail && i.Code != "pass_all" && i.Code != "wide_network" {
+			broken = true
+		}
+		f := DomainFinding{Name: i.Domain, Type: "TXT", Summary: sentence(i.Text), Fix: spfFixes[i.Code]}
+		if n := findNode(tree, i.Domain); n != nil && n.Record != nil {
+			f.Found = []string{n.Record.Text}
+		}
+		if i.End > 0 && i.Code == "syntax" {
+			f.Summary = fmt.Sprintf("The SPF record of %s breaks the grammar at byte %d: %s.", i.Domain, i.Pos, i.Text)
+		}
+		if i.Domain != tree.Domain && f.Fix != "" && i.Code != "too_many_lookups" {
+			f.Fix += " The record belongs to " + i.Domain + "; if that is not yours, tell its owner or take its include out."
+		}
+		if i.Code == "too_many_lookups" {
+			f.Fix += " " + costText(tree)
+		}
+		k.add(code, f)
+	}
+	return broken
+}
+
+func findNode(root *spf.Node, domain string) (found *spf.Node) {
+	root.Visit(func(n *spf.Node, _ int) {
+		if found == nil && n.Domain == domain && n.Record != nil {
+			found = n
+		}
+	})
+	return found
+}
+
+// sentence makes a finding's text out of a linter's clause.
+func sentence(s string) string {
+	if s == "" {
+		return s
+	}
+	if c := s[0]; 'a' <= c && c <= 'z' && !strings.Contains(strings.SplitN(s, " ", 2)[0], ".") && !strings.ContainsAny(strings.SplitN(s, " ", 2)[0], ":/") {
+		s = string(c-'a'+'A') + s[1:]
+	}
+	return s + "."
+}
+
+// costText lists what each term of the domain's own record costs.
+func costText(tree *spf.Node) string {
+	var parts []string
+	for _, s := range tree.Steps {
+		if s.Lookups > 0 {
+			parts = append(parts, fmt.Sprintf("%s costs %d", s.Term.Text, s.Lookups))
+		}
+	}
+	return "Each term with all that it pulls in: " + strings.Join(parts, ", ") + "."
+}
+
+func (k *checker) spfMissing(ctx context.Context, rep *SPFReport) {
+	m, _ := spf.Propose(nil, k.SPFInclude)
+	rep.Proposal = m.Text
+	k.add("spf_missing", DomainFinding{
+		Name: k.domain, Type: "TXT",
+		Summary:  "There is no SPF record at " + k.domain + ".",
+		Fix:      "If the domain should have one, publish this. It ends in ~all and not in -all, because other systems may send for the domain.",
+		Publish:  []DomainRecord{txtRecord(k.domain, m.Text)},
+		Optional: true,
+	})
+	for _, host := range []string{"_spf." + k.domain, "www." + k.domain} {
+		if r := k.ask.ask(ctx, host, "TXT"); slices.ContainsFunc(r.texts(), spf.Is) {
+			k.add("spf_wrong_host", DomainFinding{
+				Name: host, Type: "TXT", Found: r.show(),
+				Summary: "An SPF record stands at " + host + ", but receivers look at " + k.domain + " itself.",
+				Fix:     "In the DNS panel, enter @ (or leave the host empty) for the SPF record.",
+			})
+		}
+	}
+}
+
+func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Node) {
+	f := DomainFinding{
+		Name: k.domain, Type: "TXT", Found: tree.Texts,
+		Summary: fmt.Sprintf("There are %d SPF records at %s; receivers then use none of them.", len(tree.Texts), k.domain),
+		Fix:     "Replace them all by one record.",
+	}
+	m, ok := spf.Propose(tree.Texts, k.SPFInclude)
+	if ok {
+		if p, why := k.tryProposal(ctx, m.Text, nil); why == "" {
+			rep.Proposal = m.Text
+			f.Publish = []DomainRecord{txtRecord(k.domain, m.Text, tree.Texts...)}
+			f.Fix = "Replace them all by the one record below, after a look at whether each sender in it is still yours."
+			rep.Lookups, rep.Voids, rep.Complete = p.Lookups, p.Voids, p.Complete()
+		} else {
+			f.Fix += " Joined, they would not be sound: " + why + "."
+		}
+	} else {
+		f.Fix += " One of them breaks the grammar, so no joined record is proposed."
+	}
+	k.add("spf_multiple", f)
+}
+
+func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node) {
+	qualifiers, found := tree.FindInclude(k.SPFInclude)
+	switch {
+	case found && strings.Trim(qualifiers, "+") == "":
+		rep.Include = "present"
+		return
+	case found:
+		rep.Include = "qualified"
+		k.add("spf_include_qualified", DomainFinding{
+			Name: k.domain, Type: "TXT", Found: tree.Texts,
+			Summary: "include:" + k.SPFInclude + " stands in the record with a qualifier other than \"+\", so it does not authorise Postmark.",
+			Fix:     "Remove the sign in front of the include.",
+		})
+		return
+	}
+	rep.Include = "absent"
+	if !tree.Complete() {
+		rep.Include = "unknown"
+	}
+	f := DomainFinding{
+		Name: k.domain, Type: "TXT", Found: tree.Texts, Optional: true,
+		Summary: "The SPF record does not include " + k.SPFInclude + ". Mail through Postmark does not need it.",
+	}
+	m, ok := spf.Propose(tree.Texts, k.SPFInclude)
+	if !ok {
+		f.Fix = "Nothing is proposed before the record itself is correct."
+		k.add("spf_include_absent", f)
+		return
+	}
+	if _, why := k.tryProposal(ctx, m.Text, tree); why != "" {
+		f.Fix = "Leave it out: with it " + why + ". " + costText(tree)
+		k.add("spf_include_absent", f)
+		return
+	}
+	rep.Proposal = m.Text
+	f.Publish = []DomainRecord{txtRecord(k.domain, m.Text, tree.Texts...)}
+	f.Fix = "If you want it all the same, change the record to this; nothing else in it is touched."
+	if m.Review != "" {
+		f.Fix += " Note that " + m.Review + "."
+	}
+	k.add("spf_include_absent", f)
+}
+
+// overlay serves a proposed record in place of the published ones.
+type overlay struct {
+	spf.Source
+	domain, text string
+}
+
+func (o overlay) TXT(ctx context.Context, name string) ([]string, spf.Status) {
+	if strings.EqualFold(strings.TrimSuffix(name, "."), o.domain) {
+		return []string{o.text}, spf.Found
+	}
+	return o.Source.TXT(ctx, name)
+}
+
+// tryProposal walks the tree as it would be, and says in words why the
+// proposal must not be made, if so.
+func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node) (*spf.Node, string) {
+	tree := spf.Walk(ctx, overlay{spfSource{k.ask}, k.domain, text}, k.domain, spf.Identity{})
+	old := map[string]bool{}
+	if before != nil {
+		for _, i := range spf.Lint(before) {
+			old[i.Code] = true
+		}
+	}
+	for _, i := range spf.Lint(tree) {
+		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[i.Code] {
+			return tree, i.Text
+		}
+	}
+	if tree.Lookups > spf.MaxLookups {
+		return tree, fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", tree.Lookups, spf.MaxLookups)
+	}
+	return tree, ""
+}
+
+// evaluateSPF is check_host() for one mail. The grammar and the limits are
+// judged by the linter first, because the evaluator stops at the first match
+// and does not see what is wrong behind it.
+func (a *asker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Addr, helo, sender string) SPFResult {
+	r := SPFResult{Address: addr}
+	switch tree.State {
+	case spf.None:
+		r.Result, r.Reason = "none", "there is no SPF record"
+		return r
+	case spf.Multiple:
+		r.Result, r.Reason = "permerror", "there are several SPF records"
+		return r
+	case spf.Unasked, spf.Skipped:
+		r.Result, r.Reason = "temperror", "the record could not be asked for"
+		return r
+	}
+	for _, i := range spf.Lint(tree) {
+		switch i.Code {
+		case "syntax", "target_missing", "target_multiple", "loop", "too_many_mx", "too_many_voids":
+			r.Result, r.Reason = "permerror", i.Text
+			return r
+		}
+	}
+	res, err := gospf.CheckHostWithSender(addr.AsSlice(), helo, sender, gospf.WithContext(ctx), gospf.WithResolver(spfResolver{a}))
+	r.Result = string(res)
+	if err != nil {
+		r.Reason = err.Error()
+	}
+	return r
+}
+
+// spfResolver gives the evaluator the answers that the check has already.
+type spfResolver struct{ a *asker }
+
+func resolverError(r dnsReply) error {
+	switch {
+	case r.state == dnsFound:
+		return nil
+	case r.absent():
+		return &net.DNSError{Err: "no such record", Name: r.name, IsNotFound: true}
+	}
+	return &net.DNSError{Err: r.why, Name: r.name, IsTemporary: true}
+}
+
+func (s spfResolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	r := s.a.ask(ctx, name, "TXT")
+	return r.texts(), resolverError(r)
+}
+
+func (s spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
+	r := s.a.ask(ctx, name, "MX")
+	out := make([]*net.MX, 0, len(r.records))
+	for _, m := range r.records {
+		out = append(out, &net.MX{Host: m.Target, Pref: m.Preference})
+	}
+	return out, resolverError(r)
+}
+
+func (s spfResolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
+	r := s.a.addrs(ctx, host)
+	out := make([]net.IPAddr, 0, len(r.records))
+	for _, rec := range r.records {
+		out = append(out, net.IPAddr{IP: rec.Addr.AsSlice()})
+	}
+	return out, resolverError(r)
+}
+
+func (s spfResolver) LookupAddr(ctx context.Context, addr string) ([]string, error) {
+	ip, err := netip.ParseAddr(addr)
+	if err != nil {
+		return nil, errors.New("not an IP address")
+	}
+	if s.a.querier == nil {
+		return s.a.resolver.LookupAddr(ctx, addr)
+	}
+	r := s.a.ask(ctx, reverseName(ip), dnsmsg.PTR.String())
+	return r.show(), resolverError(r)
+}

@@ -1,0 +1,356 @@
+// Package dnsmsg asks one DNS question at a time and keeps what the standard
+// resolver throws away: the response code, time to live, the strings of a TXT
+// record, aliases, and the authority section. It knows nothing of mail.
+package dnsmsg
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// Type is a DNS record type.
+type Type uint16
+
+// The record types this package can read. Others come back as a Record with
+// their type and nothing else.
+const (
+	A      Type = 1
+	NS     Type = 2
+	CNAME  Type = 5
+	SOA    Type = 6
+	PTR    Type = 12
+	MX     Type = 15
+	TXT    Type = 16
+	AAAA   Type = 28
+	DS     Type = 43
+	RRSIG  Type = 46
+	DNSKEY Type = 48
+	SPF    Type = 99
+)
+
+var typeNames = map[Type]string{
+	A: "A", NS: "NS", CNAME: "CNAME", SOA: "SOA", PTR: "PTR", MX: "MX", TXT: "TXT", AAAA: "AAAA",
+	DS: "DS", RRSIG: "RRSIG", DNSKEY: "DNSKEY", SPF: "SPF",
+}
+
+// String gives the mnemonic, or TYPEn as RFC 3597 writes unknown types.
+func (t Type) String() string {
+	if s, ok := typeNames[t]; ok {
+		return s
+	}
+	return "TYPE" + strconv.Itoa(int(t))
+}
+
+// ParseType reads what String writes.
+func ParseType(s string) (Type, bool) {
+	for t, n := range typeNames {
+		if n == s {
+			return t, true
+		}
+	}
+	if n, err := strconv.ParseUint(strings.TrimPrefix(s, "TYPE"), 10, 16); err == nil && strings.HasPrefix(s, "TYPE") {
+		return Type(n), true
+	}
+	return 0, false
+}
+
+// Response codes.
+const (
+	NoError  = 0
+	FormErr  = 1
+	ServFail = 2
+	NXDomain = 3
+	NotImp   = 4
+	Refused  = 5
+)
+
+// RCodeName names a response code as DNS tools do.
+func RCodeName(rcode int) string {
+	names := [...]string{"NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"}
+	if rcode >= 0 && rcode < len(names) {
+		return names[rcode]
+	}
+	return "RCODE" + strconv.Itoa(rcode)
+}
+
+// Record is one resource record. Which fields are set depends on Type.
+type Record struct {
+	// Name is the owner, with the root dot, in the case the server sent.
+	Name string
+	Type Type
+	TTL  time.Duration
+	// Strings are the character strings of a TXT or SPF record.
+	Strings []string
+	// Target is the name a CNAME, NS, PTR or MX points to, or the first name
+	// server of an SOA.
+	Target string
+	// Preference is that of an MX.
+	Preference uint16
+	// Addr is that of an A or AAAA.
+	Addr netip.Addr
+	// Minimum is the SOA's time for which an absence may be cached.
+	Minimum time.Duration
+}
+
+// Text joins the strings of a TXT record.
+func (r Record) Text() string { return strings.Join(r.Strings, "") }
+
+// Answer is one well-formed reply.
+type Answer struct {
+	RCode int
+	// Authoritative is the AA bit, AuthenticData the AD bit.
+	Authoritative bool
+	AuthenticData bool
+	// TCP is true when the reply over UDP was cut and TCP was used.
+	TCP bool
+	// Size of the reply in bytes.
+	Size int
+	// Server that replied, as host and port.
+	Server     string
+	Answers    []Record
+	Authority  []Record
+	Additional []Record
+}
+
+const maxAliases = 16
+
+// Resolve follows the aliases in the answer section from name. It returns the
+// names passed (without the first), and the records of type t at the end.
+func (a Answer) Resolve(name string, t Type) (chain []string, records []Record) {
+	at := Canonical(name)
+	for range maxAliases {
+		next := ""
+		records = records[:0]
+		for _, r := range a.Answers {
+			if Canonical(r.Name) != at {
+				continue
+			}
+			if r.Type == t {
+				records = append(records, r)
+			} else if r.Type == CNAME {
+				next = Canonical(r.Target)
+			}
+		}
+		if len(records) > 0 || next == "" || t == CNAME {
+			return chain, records
+		}
+		chain = append(chain, next)
+		at = next
+	}
+	return chain, nil
+}
+
+// NegativeTTL is how long a cache may remember that the record is absent: the
+// lower of the SOA's own time to live and its minimum field (RFC 2308 section
+// 5); 0 without SOA.
+func (a Answer) NegativeTTL() time.Duration {
+	for _, r := range a.Authority {
+		if r.Type == SOA {
+			return min(r.TTL, r.Minimum)
+		}
+	}
+	return 0
+}
+
+// Canonical lower-cases the ASCII letters of a name and adds the root dot, so
+// that no search list is applied and names can be compared.
+func Canonical(name string) string {
+	b := make([]byte, 0, len(name)+1)
+	for i := range len(name) {
+		c := name[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		b = append(b, c)
+	}
+	if len(b) == 0 || b[len(b)-1] != '.' {
+		b = append(b, '.')
+	}
+	return string(b)
+}
+
+// ValidName says why name cannot be asked, or returns nil: labels of 1 to 63
+// octets, at most 253 in all without the root dot (RFC 1035 section 2.3.4).
+func ValidName(name string) error {
+	s := strings.TrimSuffix(name, ".")
+	if s == "" {
+		return fmt.Errorf("name %q is empty", name)
+	}
+	if len(s) > 253 {
+		return fmt.Errorf("name of %d octets is longer than 253", len(s))
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" {
+			return fmt.Errorf("name %q has an empty label", name)
+		}
+		if len(label) > 63 {
+			return fmt.Errorf("label of %d octets is longer than 63", len(label))
+		}
+	}
+	return nil
+}
+
+// Question packs a query. With edns the reply may be 1,232 bytes over UDP.
+func question(id uint16, name string, t Type, recurse, edns bool) ([]byte, error) {
+	if err := ValidName(name); err != nil {
+		return nil, err
+	}
+	n, err := dnsmessage.NewName(Canonical(name))
+	if err != nil {
+		return nil, err
+	}
+	b := dnsmessage.NewBuilder(make([]byte, 0, 128), dnsmessage.Header{ID: id, RecursionDesired: recurse, AuthenticData: recurse})
+	if err := b.StartQuestions(); err != nil {
+		return nil, err
+	}
+	if err := b.Question(dnsmessage.Question{Name: n, Type: dnsmessage.Type(t), Class: dnsmessage.ClassINET}); err != nil {
+		return nil, err
+	}
+	if edns {
+		if err := b.StartAdditionals(); err != nil {
+			return nil, err
+		}
+		var h dnsmessage.ResourceHeader
+		if err := h.SetEDNS0(1232, dnsmessage.RCodeSuccess, false); err != nil {
+			return nil, err
+		}
+		if err := b.OPTResource(h, dnsmessage.OPTResource{}); err != nil {
+			return nil, err
+		}
+	}
+	return b.Finish()
+}
+
+// parse reads a reply to the question (id, name, t); ok is false when it is
+// not a reply to that question, which a client must ignore.
+func parse(msg []byte, id uint16, name string, t Type) (a Answer, truncated, ok bool, err error) {
+	var p dnsmessage.Parser
+	h, err := p.Start(msg)
+	if err != nil || h.ID != id || !h.Response {
+		return Answer{}, false, false, nil
+	}
+	q, err := p.Question()
+	switch {
+	case err == nil:
+		if !strings.EqualFold(q.Name.String(), Canonical(name)) || q.Type != dnsmessage.Type(t) {
+			return Answer{}, false, false, nil
+		}
+	case h.RCode == FormErr || h.RCode == NotImp:
+		// Servers that do not know EDNS may send the bare header back.
+	default:
+		return Answer{}, false, false, nil
+	}
+	a = Answer{RCode: int(h.RCode), Authoritative: h.Authoritative, AuthenticData: h.AuthenticData, Size: len(msg)}
+	if h.Truncated {
+		return a, true, true, nil
+	}
+	if err := p.SkipAllQuestions(); err != nil {
+		return a, false, true, fmt.Errorf("malformed question section: %w", err)
+	}
+	for _, s := range []struct {
+		into   *[]Record
+		header func() (dnsmessage.ResourceHeader, error)
+		skip   func() error
+		name   string
+	}{
+		{&a.Answers, p.AnswerHeader, p.SkipAnswer, "answer"},
+		{&a.Authority, p.AuthorityHeader, p.SkipAuthority, "authority"},
+		{&a.Additional, p.AdditionalHeader, p.SkipAdditional, "additional"},
+	} {
+		if err := section(&p, s.into, s.header, s.skip); err != nil {
+			return a, false, true, fmt.Errorf("malformed %s section: %w", s.name, err)
+		}
+	}
+	return a, false, true, nil
+}
+
+func section(p *dnsmessage.Parser, into *[]Record, header func() (dnsmessage.ResourceHeader, error), skip func() error) error {
+	for {
+		h, err := header()
+		if err == dnsmessage.ErrSectionDone { //nolint:errorlint // the parser returns the sentinel itself
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if h.Class != dnsmessage.ClassINET || h.Type == dnsmessage.TypeOPT {
+			if err := skip(); err != nil {
+				return err
+			}
+			continue
+		}
+		r, err := record(p, h, skip)
+		if err != nil {
+			return err
+		}
+		*into = append(*into, r)
+	}
+}
+
+func record(p *dnsmessage.Parser, h dnsmessage.ResourceHeader, skip func() error) (Record, error) {
+	r := Record{Name: h.Name.String(), Type: Type(h.Type), TTL: seconds(h.TTL)}
+	switch Type(h.Type) {
+	case A:
+		v, err := p.AResource()
+		r.Addr = netip.AddrFrom4(v.A)
+		return r, err
+	case AAAA:
+		v, err := p.AAAAResource()
+		r.Addr = netip.AddrFrom16(v.AAAA)
+		return r, err
+	case NS:
+		v, err := p.NSResource()
+		r.Target = v.NS.String()
+		return r, err
+	case CNAME:
+		v, err := p.CNAMEResource()
+		r.Target = v.CNAME.String()
+		return r, err
+	case PTR:
+		v, err := p.PTRResource()
+		r.Target = v.PTR.String()
+		return r, err
+	case MX:
+		v, err := p.MXResource()
+		r.Target, r.Preference = v.MX.String(), v.Pref
+		return r, err
+	case SOA:
+		v, err := p.SOAResource()
+		r.Target, r.Minimum = v.NS.String(), seconds(v.MinTTL)
+		return r, err
+	case TXT:
+		v, err := p.TXTResource()
+		r.Strings = v.TXT
+		return r, err
+	case SPF:
+		v, err := p.UnknownResource()
+		if err != nil {
+			return r, err
+		}
+		for d := v.Data; len(d) > 0; {
+			n := int(d[0])
+			if n+1 > len(d) {
+				return r, fmt.Errorf("string of %d bytes runs past the record", n)
+			}
+			r.Strings = append(r.Strings, string(d[1:n+1]))
+			d = d[n+1:]
+		}
+		return r, nil
+	default:
+		return r, skip()
+	}
+}
+
+// seconds reads a time to live; a value with the top bit set counts as zero
+// (RFC 2181 section 8).
+func seconds(ttl uint32) time.Duration {
+	if ttl > 1<<31-1 {
+		return 0
+	}
+	return time.Duration(ttl) * time.Second
+}

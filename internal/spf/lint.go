@@ -1,0 +1,202 @@
+package spf
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Issue is one thing to say about a tree.
+type Issue struct {
+	// Code is stable; see the list in Lint.
+	Code string
+	// Domain is the node it was found at.
+	Domain string
+	// Pos and End are byte offsets in that node's record; both 0 when the
+	// issue is not about one place.
+	Pos, End int
+	Text     string
+}
+
+// maxText is the length over which a record is likely not to fit into one UDP
+// reply with the other TXT records of the name (RFC 7208 section 3.4).
+const maxText = 450
+
+// Lint lists what is wrong or weak in a tree, in the order of the tree.
+func Lint(root *Node) []Issue {
+	l := &linter{root: root}
+	root.Visit(l.node)
+	l.counts()
+	l.overlaps()
+	return l.issues
+}
+
+type linter struct {
+	root   *Node
+	issues []Issue
+}
+
+func (l *linter) add(code string, n *Node, t *Term, format string, args ...any) {
+	i := Issue{Code: code, Domain: n.Domain, Text: fmt.Sprintf(format, args...)}
+	if t != nil {
+		i.Pos, i.End = t.Pos, t.End
+	}
+	l.issues = append(l.issues, i)
+}
+
+func (l *linter) node(n *Node, depth int) {
+	if depth > 0 {
+		l.target(n)
+	}
+	r := n.Record
+	if r == nil {
+		return
+	}
+	for _, f := range r.Faults {
+		l.issues = append(l.issues, Issue{Code: "syntax", Domain: n.Domain, Pos: f.Pos, End: f.End, Text: f.Text})
+	}
+	for _, s := range n.Steps {
+		l.step(n, s)
+	}
+	all, redirect := r.All(), r.Redirect()
+	if depth == 0 {
+		switch {
+		case all != nil && all.Qualifier == '?':
+			l.add("neutral_all", n, all, "the record ends in ?all, which says nothing about other senders; use ~all")
+		case all == nil && redirect == nil && len(r.Faults) == 0:
+			l.add("no_all", n, nil, "the record has neither \"all\" nor \"redirect=\", so other senders get a neutral result; end it with ~all")
+		}
+	}
+	if all != nil && redirect != nil {
+		l.add("dead_redirect", n, redirect, "%q is ignored because the record has an \"all\" term", redirect.Text)
+	}
+	if len(r.Text) > maxText {
+		l.add("long_record", n, nil, "the record is %d bytes long; over %d it may not fit into one UDP reply", len(r.Text), maxText)
+	}
+}
+
+// target speaks of a record that another one points to.
+func (l *linter) target(n *Node) {
+	switch n.State {
+	case None:
+		l.add("target_missing", n, nil, "%s has no SPF record, but the record of %s points to it", n.Domain, n.path[len(n.path)-1])
+	case Multiple:
+		l.add("target_multiple", n, nil, "%s has %d SPF records; exactly one is allowed", n.Domain, len(n.Texts))
+	case Loop:
+		l.add("loop", n, nil, "%s is reached again while it is being read: %s", n.Domain, strings.Join(append(n.path, n.Domain), " -> "))
+	}
+}
+
+func (l *linter) step(n *Node, s *Step) {
+	t := s.Term
+	if t.Bad {
+		return
+	}
+	if s.Dead {
+		if !t.Modifier {
+			l.add("after_all", n, t, "%q stands after \"all\" and is never looked at", t.Text)
+		}
+		return
+	}
+	pass := t.Qualifier == '+'
+	switch {
+	case t.Modifier:
+	case t.Name == "all" && pass:
+		l.add("pass_all", n, t, "%q lets every machine in the world send as this domain", t.Text)
+	case t.Name == "ptr":
+		l.add("ptr", n, t, "%q is slow and unreliable, and RFC 7208 says not to use it", t.Text)
+	case (t.Name == "ip4" || t.Name == "ip6") && pass && wide(t.Network):
+		l.add("wide_network", n, t, "%q lets a very large part of the internet send as this domain", t.Text)
+	case (t.Name == "a" || t.Name == "mx") && pass && (t.Bits4 < 8 || t.Bits6 < 16):
+		l.add("wide_network", n, t, "%q lets a very large part of the internet send as this domain", t.Text)
+	case t.Name == "mx" && len(s.Hosts) > MaxMX:
+		l.add("too_many_mx", n, t, "%s has %d MX hosts; a term may have at most %d", s.Target, len(s.Hosts), MaxMX)
+	}
+	if s.Void && s.Child == nil {
+		l.add("void_term", n, t, "%q finds nothing: %s has no %s record", t.Text, s.Target, want(t))
+	}
+	if s.State == Unasked && s.Child == nil {
+		l.add("unasked", n, t, "%s could not be asked for its %s record", s.Target, want(t))
+	}
+	if s.Child != nil && s.Child.State == Unasked {
+		l.add("unasked", n, t, "%s could not be asked for its SPF record", s.Target)
+	}
+}
+
+func want(t *Term) string {
+	if t.Name == "mx" {
+		return "MX"
+	}
+	return "address"
+}
+
+func wide(p netip.Prefix) bool {
+	if p.Addr().Is4() {
+		return p.Bits() < 8
+	}
+	return p.Bits() < 16
+}
+
+func (l *linter) counts() {
+	n := l.root
+	least := ""
+	if !n.Complete() {
+		least = "at least "
+	}
+	switch {
+	case n.Lookups > MaxLookups:
+		l.add("too_many_lookups", n, nil, "evaluating the record takes %s%d DNS look-ups; over %d every check ends in a permanent error", least, n.Lookups, MaxLookups)
+	case n.Lookups >= 8:
+		l.add("many_lookups", n, nil, "evaluating the record takes %s%d of the %d DNS look-ups allowed", least, n.Lookups, MaxLookups)
+	}
+	switch {
+	case n.Voids > MaxVoids:
+		l.add("too_many_voids", n, nil, "%s%d look-ups find nothing; over %d a check may end in a permanent error", least, n.Voids, MaxVoids)
+	case n.Voids == MaxVoids:
+		l.add("many_voids", n, nil, "%s%d look-ups find nothing, which is the most allowed", least, n.Voids)
+	}
+}
+
+// overlaps finds includes that stand twice and networks that lie within
+// another one.
+func (l *linter) overlaps() {
+	seen := map[string]string{}
+	type network struct {
+		p    netip.Prefix
+		n    *Node
+		t    *Term
+		text string
+	}
+	var nets []network
+	l.root.Visit(func(n *Node, _ int) {
+		for _, s := range n.Steps {
+			t := s.Term
+			if s.Dead || t.Bad || t.Qualifier != '+' {
+				continue
+			}
+			switch t.Name {
+			case "include":
+				if s.Target == "" {
+					continue
+				}
+				key := strings.ToLower(s.Target)
+				if at, ok := seen[key]; ok {
+					l.add("same_include", n, t, "include:%s stands twice (first in the record of %s); each costs its look-ups again", s.Target, at)
+				} else {
+					seen[key] = n.Domain
+				}
+			case "ip4", "ip6":
+				for _, o := range nets {
+					if o.p.Addr().Is4() == t.Network.Addr().Is4() && o.p.Bits() <= t.Network.Bits() && o.p.Contains(t.Network.Addr()) {
+						l.add("covered_network", n, t, "%s is already covered by %s in the record of %s", t.Text, strconv.Quote(o.text), o.n.Domain)
+						break
+					}
+				}
+				if len(nets) < 256 { // quadratic; nobody reads more of these
+					nets = append(nets, network{t.Network, n, t, t.Text})
+				}
+			}
+		}
+	})
+}

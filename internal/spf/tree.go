@@ -1,0 +1,308 @@
+package spf
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Status is what became of one question.
+type Status int
+
+// The outcomes. Failed is never to be read as an absence.
+const (
+	Found Status = iota
+	Empty
+	Failed
+)
+
+// Source answers the questions a tree needs. It is called from several
+// goroutines and bounds by itself how many questions are in flight.
+type Source interface {
+	// TXT gives the joined texts at a name.
+	TXT(ctx context.Context, name string) ([]string, Status)
+	// Addrs gives the A and AAAA addresses of a name; an alias is followed.
+	Addrs(ctx context.Context, name string) ([]netip.Addr, Status)
+	// MX gives the mail hosts of a name.
+	MX(ctx context.Context, name string) ([]string, Status)
+}
+
+// State is what was found at a node.
+type State string
+
+// The states of a node.
+const (
+	OK       State = "ok"
+	None     State = "none"     // no SPF record there
+	Multiple State = "multiple" // more than one
+	Unasked  State = "unknown"  // could not be asked
+	Loop     State = "loop"     // the name is being read already
+	Skipped  State = "skipped"  // not read: the tree is far over its limit
+	Sender   State = "sender"   // the name depends on the mail
+)
+
+// Node is one record of the tree.
+type Node struct {
+	Domain string
+	State  State
+	// Texts are the SPF records found, sorted.
+	Texts []string
+	// Record is the parsed one when there is exactly one.
+	Record *Record
+	Steps  []*Step
+	// Lookups and Voids count everything beneath.
+	Lookups, Voids int
+
+	path []string
+}
+
+// Step is one term of a record that is in the tree.
+type Step struct {
+	Term *Term
+	// Dead is true for a term that is never looked at: after "all", or a
+	// redirect beside "all".
+	Dead bool
+	// Target is the name the term asks, macros expanded; empty when it asks
+	// none or the name depends on the mail.
+	Target string
+	State  State
+	// Lookups counts this term and everything beneath.
+	Lookups int
+	// Void is true when the look-up found nothing.
+	Void  bool
+	Hosts []string
+	Addrs []netip.Addr
+	Child *Node
+}
+
+// Limits of RFC 7208 section 4.6.4.
+const (
+	MaxLookups = 10
+	MaxVoids   = 2
+	MaxMX      = 10
+)
+
+// maxAsked ends a walk that is hopelessly over the limit: enough to show where
+// the cost sits, and no more.
+const maxAsked = 40
+
+// Walk reads the record at domain and all that it pulls in. Every term counts,
+// on all paths, because which ones are reached depends on the mail.
+func Walk(ctx context.Context, src Source, domain string, id Identity) *Node {
+	w := &walk{ctx: ctx, src: src, id: id}
+	root := &Node{Domain: strings.TrimSuffix(domain, "."), State: Unasked}
+	w.read(root)
+	w.run()
+	root.sum()
+	return root
+}
+
+type task struct {
+	ask  func() // concurrently
+	then func() // in order
+}
+
+type walk struct {
+	ctx   context.Context //nolint:containedctx // lives for one call
+	src   Source
+	id    Identity
+	asked int
+	next  []task
+}
+
+// run goes level by level, so that the tree is the same in each run although
+// the questions of a level are asked at once.
+func (w *walk) run() {
+	for len(w.next) > 0 {
+		level := w.next
+		w.next = nil
+		var wg sync.WaitGroup
+		for _, t := range level {
+			wg.Go(t.ask)
+		}
+		wg.Wait()
+		for _, t := range level {
+			t.then()
+		}
+	}
+}
+
+func (w *walk) read(n *Node) {
+	var texts []string
+	var status Status
+	w.next = append(w.next, task{
+		ask: func() { texts, status = w.src.TXT(w.ctx, n.Domain) },
+		then: func() {
+			if status == Failed {
+				n.State = Unasked
+				return
+			}
+			for _, t := range texts {
+				if Is(t) {
+					n.Texts = append(n.Texts, t)
+				}
+			}
+			slices.Sort(n.Texts)
+			switch len(n.Texts) {
+			case 0:
+				n.State = None
+			case 1:
+				n.State = OK
+				n.Record = Parse(n.Texts[0])
+				w.steps(n)
+			default:
+				n.State = Multiple
+			}
+		},
+	})
+}
+
+func (w *walk) steps(n *Node) {
+	all := n.Record.All()
+	for i := range n.Record.Terms {
+		t := &n.Record.Terms[i]
+		s := &Step{Term: t, State: OK}
+		n.Steps = append(n.Steps, s)
+		s.Dead = all != nil && (!t.Modifier && t.Pos > all.Pos || t.Modifier && t.Name == "redirect")
+		if t.Bad || s.Dead || !t.Costs() {
+			continue
+		}
+		s.Lookups = 1
+		if t.Name == "ptr" {
+			continue
+		}
+		target, known := n.Domain, true
+		if t.HasValue {
+			target, known = w.id.expand(t.Value, n.Domain)
+		}
+		if !known {
+			s.State = Sender
+			continue
+		}
+		s.Target = strings.TrimSuffix(target, ".")
+		if w.asked >= maxAsked {
+			s.State = Skipped
+			continue
+		}
+		w.asked++
+		w.follow(n, s)
+	}
+}
+
+func (w *walk) follow(n *Node, s *Step) {
+	var status Status
+	settle := func(found bool) {
+		switch {
+		case status == Failed:
+			s.State = Unasked
+		case !found:
+			s.State, s.Void = None, true
+		}
+	}
+	switch s.Term.Name {
+	case "include", "redirect":
+		key := strings.ToLower(s.Target)
+		path := append(slices.Clone(n.path), strings.ToLower(n.Domain))
+		s.Child = &Node{Domain: s.Target, State: Unasked, path: path}
+		if slices.Contains(path, key) {
+			s.Child.State = Loop
+			return
+		}
+		w.read(s.Child)
+	case "mx":
+		w.next = append(w.next, task{
+			ask:  func() { s.Hosts, status = w.src.MX(w.ctx, s.Target) },
+			then: func() { slices.Sort(s.Hosts); settle(len(s.Hosts) > 0) },
+		})
+	default: // a, exists
+		w.next = append(w.next, task{
+			ask:  func() { s.Addrs, status = w.src.Addrs(w.ctx, s.Target) },
+			then: func() { slices.SortFunc(s.Addrs, netip.Addr.Compare); settle(len(s.Addrs) > 0) },
+		})
+	}
+}
+
+// Costs reports whether the term counts against the ten look-ups.
+func (t *Term) Costs() bool {
+	switch t.Name {
+	case "include", "a", "mx", "ptr", "exists":
+		return !t.Modifier
+	case "redirect":
+		return t.Modifier
+	}
+	return false
+}
+
+func (n *Node) sum() {
+	n.Lookups, n.Voids = 0, 0
+	for _, s := range n.Steps {
+		if s.Child != nil {
+			s.Child.sum()
+			s.Lookups = 1 + s.Child.Lookups
+			n.Voids += s.Child.Voids
+			s.State = s.Child.State
+			s.Void = s.Child.State == None
+		}
+		if s.Void {
+			n.Voids++
+		}
+		n.Lookups += s.Lookups
+	}
+}
+
+// Complete reports whether the whole tree could be asked, so that the counts
+// are final and not a lower bound.
+func (n *Node) Complete() bool {
+	if n.State == Unasked || n.State == Skipped {
+		return false
+	}
+	for _, s := range n.Steps {
+		if s.State == Unasked || s.State == Skipped || s.Child != nil && !s.Child.Complete() {
+			return false
+		}
+	}
+	return true
+}
+
+// Visit calls f for the node and all beneath, parents first, in the order of
+// the records.
+func (n *Node) Visit(f func(n *Node, depth int)) { n.visit(f, 0) }
+
+func (n *Node) visit(f func(*Node, int), depth int) {
+	f(n, depth)
+	for _, s := range n.Steps {
+		if s.Child != nil {
+			s.Child.visit(f, depth+1)
+		}
+	}
+}
+
+// FindInclude looks for an include of target anywhere in the tree. Qualifiers
+// is the set of qualifiers on the way, outermost first, of the best one found:
+// one with only "+" counts as present.
+func (n *Node) FindInclude(target string) (qualifiers string, found bool) {
+	target = strings.ToLower(strings.TrimSuffix(target, "."))
+	best := ""
+	var look func(n *Node, q string)
+	look = func(n *Node, q string) {
+		for _, s := range n.Steps {
+			if s.Dead || s.Term.Bad || s.Term.Name != "include" && s.Term.Name != "redirect" {
+				continue
+			}
+			own := q
+			if s.Term.Name == "include" {
+				own += string(s.Term.Qualifier)
+				if strings.ToLower(s.Target) == target && (!found || strings.Trim(best, "+") != "") {
+					best, found = own, true
+				}
+			}
+			if s.Child != nil {
+				look(s.Child, own)
+			}
+		}
+	}
+	look(n, "")
+	return best, found
+}
