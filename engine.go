@@ -1,0 +1,557 @@
+package fluxly
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/getfluxly/fluxly/internal/gather"
+	"github.com/getfluxly/fluxly/internal/mimemail"
+)
+
+// Mode says whether an [Engine] sends. There is no default: New refuses a
+// Config without one, so that nobody mails customers from a laptop by leaving
+// a field out.
+type Mode string
+
+// The modes.
+const (
+	// Live sends to everybody.
+	Live Mode = "live"
+	// TestOnly sends to the addresses of Config.Allow alone; every other mail
+	// is logged as skipped, with the reason "test_mode".
+	TestOnly Mode = "test_only"
+	// DryRun sends nothing; each mail is logged as skipped, with the reason
+	// "dry_run".
+	DryRun Mode = "dry_run"
+)
+
+// UnknownPolicy is what happens to a mail whose outcome nobody can say: the
+// reply was lost, and the sender cannot be asked.
+type UnknownPolicy string
+
+// The policies.
+const (
+	// Hold leaves the mail as unknown and the run where it stands until
+	// [Engine.Settle] is called for it; the zero value.
+	Hold UnknownPolicy = ""
+	// CountAsSent leaves the mail as unknown and lets the run go on.
+	CountAsSent UnknownPolicy = "count_as_sent"
+	// SendAgain tries again: the person may get the mail twice.
+	SendAgain UnknownPolicy = "send_again"
+)
+
+// StepFunc is the host's own code as a step. Its result, any value that is
+// fit for [Properties], is stored with the run and is seen by later templates
+// as .Run.Results. It is called at least once: after a crash during a call it
+// may be called again with the same in.Key, which is the key to make it
+// idempotent by. An error is tried again with growing delays, up to
+// Config.CallAttempts; a panic counts as an error.
+type StepFunc func(ctx context.Context, in StepInput) (any, error)
+
+// StepInput is what the host's own code sees.
+type StepInput struct {
+	// Key is the same for each try of one step of one run.
+	Key     string
+	Profile Profile
+	Run     Run
+	Attempt int
+}
+
+// Config is the configuration of an [Engine]. Store, Sender, Mode and From
+// are needed; everything else has the default that its comment states.
+type Config struct {
+	// Store keeps the state. The engine does not close it.
+	Store Store
+	// Sender hands mails to the provider.
+	Sender Sender
+	// Mode must be named: Live, TestOnly or DryRun.
+	Mode Mode
+	// Allow lists the addresses ("ann@acme.test") and domains ("@acme.test")
+	// that get mail in the mode TestOnly.
+	Allow []string
+	// From is the mailbox that mails come from, such as
+	// "Acme <hello@acme.test>". A template may name another.
+	From string
+	// ReplyTo is a mailbox; empty for none.
+	ReplyTo string
+	// Emails holds the templates; see [LoadEmails] for the files.
+	// EmailOptions sets how they are read.
+	Emails       fs.FS
+	EmailOptions EmailOptions
+	// Automations are checked by New, all mistakes at once.
+	Automations []Automation
+	// Segments are conditions with a name.
+	Segments []Segment
+	// Funcs is the host's own code, called by Do steps.
+	Funcs map[string]StepFunc
+	// Conditions is the host's own code in conditions, called by Func.
+	Conditions map[string]ConditionFunc
+	// Unknown says what happens to a mail of unknown outcome when the sender
+	// cannot be asked. Default: Hold.
+	Unknown UnknownPolicy
+	// KeepBodies keeps each mail as it was handed over in the send log; else
+	// the log keeps its SHA-256.
+	KeepBodies bool
+	// MaxSends is how many mails are under way at once. Default: 8.
+	MaxSends int
+	// SendTimeout bounds one hand-over. Default: 1 minute.
+	SendTimeout time.Duration
+	// RetryFor is how long a mail is tried again after the first temporary
+	// failure, by age of the mail. Default: 24 hours.
+	RetryFor time.Duration
+	// CallAttempts is how often a Do step is tried. Default: 8, over about
+	// two hours.
+	CallAttempts int
+	// CallTimeout bounds one call of a Do step. Default: 30 seconds.
+	CallTimeout time.Duration
+	// MaxDepth is how many automations may start one another in a chain by
+	// the traits they set. Default: 8.
+	MaxDepth int
+	// Logger gets what an operator wants to see. Default: discarded. No
+	// address, property or trait is logged.
+	Logger *slog.Logger
+	// Now is the clock. Default: time.Now.
+	Now func() time.Time
+}
+
+func (c Config) withDefaults() Config {
+	def := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	defD := func(p *time.Duration, v time.Duration) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	def(&c.MaxSends, 8)
+	def(&c.CallAttempts, 8)
+	def(&c.MaxDepth, 8)
+	defD(&c.SendTimeout, time.Minute)
+	defD(&c.RetryFor, 24*time.Hour)
+	defD(&c.CallTimeout, 30*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}
+
+// Engine tracks events, decides, and hands mails over. It implements
+// [Tracker]. All methods may be called from many goroutines.
+type Engine struct {
+	cfg      Config
+	store    Store
+	emails   *emailSet
+	owner    string
+	counters counters
+
+	programs []*program            // the present versions, in the order of Config
+	current  map[string]*program   // by name
+	pinned   map[string]*program   // by name and version, the present ones too
+	triggers map[string][]*program // by signal
+	segments *segmentSet
+	// awaited are the signals that some run may wait for.
+	awaited map[string]bool
+
+	writes *gather.Gatherer[write]
+
+	mu      sync.Mutex
+	running bool
+	closed  bool
+	// heldUntil is when the sender may be tried again after a failure of the
+	// account; heldFor is the last such delay.
+	heldUntil time.Time
+	heldFor   time.Duration
+}
+
+var _ Tracker = (*Engine)(nil)
+
+// write is one caller's part of a commit.
+type write struct {
+	ctx context.Context //nolint:containedctx // for values; it lives as long as the call
+	fn  func(ctx context.Context, tx Tx) error
+}
+
+// batchLimit is the most callers that share a commit. Larger batches gain
+// little and make the first of them wait.
+const batchLimit = 256
+
+// New checks the configuration and makes an engine. All mistakes are reported
+// at once in a [*ConfigError], which names automation and step.
+//
+// New reads from the store which versions of the automations people are in.
+// It refuses when people stand at a step that the present version of their
+// automation no longer has and Automation.Removed does not say what becomes of
+// them, or when their automation is gone.
+func New(cfg Config) (*Engine, error) {
+	cfg = cfg.withDefaults()
+	e := &Engine{
+		cfg:     cfg,
+		store:   cfg.Store,
+		current: map[string]*program{}, pinned: map[string]*program{},
+		triggers: map[string][]*program{}, awaited: map[string]bool{},
+	}
+	c := &compiler{funcs: cfg.Funcs}
+	if cfg.Store == nil {
+		c.problem("", "", "Store", "is missing; use sqlite.Open, or NewMemoryStore in tests")
+	}
+	if cfg.Sender == nil {
+		c.problem("", "", "Sender", "is missing; use NewPostmarkSMTP")
+	}
+	switch cfg.Mode {
+	case Live, DryRun:
+	case TestOnly:
+		if len(cfg.Allow) == 0 {
+			c.problem("", "", "Allow", "is empty: in the mode TestOnly it lists the addresses that get mail")
+		}
+	case "":
+		c.problem("", "", "Mode", "must be named: Live sends to everybody, TestOnly to the addresses in Allow, DryRun to nobody")
+	default:
+		c.problem("", "", "Mode", "unknown mode %q; use Live, TestOnly or DryRun", string(cfg.Mode))
+	}
+	for field, addr := range map[string]string{"From": cfg.From, "ReplyTo": cfg.ReplyTo} {
+		if addr == "" {
+			if field == "From" {
+				c.problem("", "", field, "is missing, such as \"Acme <hello@acme.test>\"")
+			}
+			continue
+		}
+		if _, err := mimemail.ParseMailbox(addr); err != nil {
+			c.problem("", "", field, "%v", err)
+		}
+	}
+	e.loadEmails(c)
+	e.compile(c)
+	if len(c.problems) > 0 {
+		return nil, &ConfigError{Problems: c.problems}
+	}
+	var id [8]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, fmt.Errorf("fluxly: make a name for this engine: %w", err)
+	}
+	e.owner = idEncoding.EncodeToString(id[:])
+	e.writes = gather.New(batchLimit, e.commit)
+	if err := e.adopt(c); err != nil {
+		return nil, err
+	}
+	if len(c.problems) > 0 {
+		return nil, &ConfigError{Problems: c.problems}
+	}
+	return e, nil
+}
+
+// loadEmails loads the templates and checks them against the sender.
+func (e *Engine) loadEmails(c *compiler) {
+	c.emails = func(string) bool { return true }
+	if e.cfg.Emails == nil {
+		for _, a := range e.cfg.Automations {
+			if len(a.emails()) > 0 {
+				c.problem("", "", "Emails", "is missing, but automation %q sends %q", a.Name, a.emails()[0])
+				return
+			}
+		}
+		c.emails = func(string) bool { return false }
+		return
+	}
+	set, problems := loadEmails(e.cfg.Emails, e.cfg.EmailOptions)
+	c.problems = append(c.problems, problems...)
+	if set == nil {
+		return
+	}
+	e.emails = set
+	c.emails = set.has
+	var stream string
+	if s, ok := e.cfg.Sender.(interface{ MessageStream() string }); ok {
+		stream = s.MessageStream()
+	}
+	for _, name := range set.names() {
+		st := set.settings(name)
+		to := st.Stream
+		if to == "" {
+			to = stream
+		}
+		if to == defaultTransactionalStream && !st.Transactional {
+			c.problem("", "", "Emails", "%q would go to the transactional stream %q; lifecycle mail belongs in a Broadcast stream: "+
+				"give the sender one, or write \"Transactional: true\" into the template", name, to)
+		}
+	}
+}
+
+// defaultTransactionalStream is the id of the stream that Postmark uses when
+// none is named: https://postmarkapp.com/support/article/1207-how-to-create-and-send-through-message-streams
+const defaultTransactionalStream = "outbound"
+
+// compile checks segments and automations.
+func (e *Engine) compile(c *compiler) {
+	c.segments = map[string]bool{}
+	for _, s := range e.cfg.Segments {
+		c.segments[s.Name] = true
+	}
+	c.rules = compileContext{Funcs: e.cfg.Conditions, HasSegment: func(n string) bool { return c.segments[n] }}
+	e.segments = c.compileSegments(e.cfg.Segments)
+	for _, a := range e.cfg.Automations {
+		if e.current[a.Name] != nil {
+			c.problem(a.Name, "", "name", "is given to two automations")
+			continue
+		}
+		p := c.compile(a)
+		if p == nil {
+			continue
+		}
+		e.programs = append(e.programs, p)
+		e.current[a.Name] = p
+		e.know(p)
+		if s := a.Trigger.signal(); s != "" {
+			e.triggers[s] = append(e.triggers[s], p)
+		}
+	}
+}
+
+func pinnedKey(automation, version string) string { return automation + "@" + version }
+
+// know makes a version usable for runs.
+func (e *Engine) know(p *program) {
+	e.pinned[pinnedKey(p.def.Name, p.version)] = p
+	for _, s := range p.signals() {
+		e.awaited[s] = true
+	}
+}
+
+// adopt reads which versions people are in, stores the present ones, and
+// moves people off removed steps as the automations say.
+func (e *Engine) adopt(c *compiler) error {
+	ctx := context.Background()
+	var counts []RunCount
+	err := e.store.View(ctx, func(tx Tx) error {
+		var err error
+		if counts, err = tx.CountRuns(ctx, ""); err != nil {
+			return err
+		}
+		for _, rc := range counts {
+			if rc.Status != RunLive {
+				continue
+			}
+			if err := e.adoptOne(ctx, tx, c, rc); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("fluxly: read the runs under way: %w", err)
+	}
+	if len(c.problems) > 0 {
+		return nil
+	}
+	now := e.cfg.Now()
+	err = e.store.Update(ctx, func(tx Tx) error {
+		for _, p := range e.programs {
+			d := &Definition{Automation: p.def.Name, Version: p.version, JSON: p.json, CreatedAt: now}
+			if err := tx.PutDefinition(ctx, d); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("fluxly: store the definitions: %w", err)
+	}
+	for _, rc := range counts {
+		p := e.current[rc.Automation]
+		if rc.Status != RunLive || p == nil || p.version == rc.Version {
+			continue
+		}
+		rm, ok := p.def.Removed[rc.Step]
+		if ok && (rm.End || rm.MoveTo != "") {
+			if err := e.movePeople(ctx, rc, p, rm, now); err != nil {
+				return fmt.Errorf("fluxly: move people off step %q of automation %q: %w", rc.Step, rc.Automation, err)
+			}
+		}
+	}
+	return nil
+}
+
+// adoptOne makes one version with live runs usable, or reports why it cannot.
+func (e *Engine) adoptOne(ctx context.Context, tx Tx, c *compiler, rc RunCount) error {
+	cur := e.current[rc.Automation]
+	if cur == nil {
+		c.problem(rc.Automation, rc.Step, "automation", "is gone, but %d people are at this step; keep it, without its trigger, until they are through", rc.Count)
+		return nil
+	}
+	if _, ok := cur.at(rc.Step); !ok {
+		if _, said := cur.def.Removed[rc.Step]; !said {
+			c.problem(rc.Automation, rc.Step, "removed", "%d people are at this step, which the present version no longer has; "+
+				"say in Automation.Removed[%q] where they go: MoveTo a step, End, or the zero Removal to let them finish "+
+				"on the version they started with", rc.Count, rc.Step)
+			return nil
+		}
+	}
+	if e.pinned[pinnedKey(rc.Automation, rc.Version)] != nil {
+		return nil
+	}
+	d, err := tx.Definition(ctx, rc.Automation, rc.Version)
+	if err != nil {
+		return err
+	}
+	if d == nil {
+		c.problem(rc.Automation, rc.Step, "version", "%d people are in version %s, whose definition is not in the store", rc.Count, rc.Version)
+		return nil
+	}
+	var def Automation
+	if err := def.UnmarshalJSON(d.JSON); err != nil {
+		c.problem(rc.Automation, rc.Step, "version", "the stored definition of version %s cannot be read: %v", rc.Version, err)
+		return nil
+	}
+	old := &compiler{emails: c.emails, funcs: c.funcs, rules: c.rules, segments: c.segments}
+	p := old.compile(def)
+	if p == nil {
+		for _, pr := range old.problems {
+			pr.Reason = fmt.Sprintf("people are in version %s of it, which no longer works: %s", rc.Version, pr.Reason)
+			c.problems = append(c.problems, pr)
+		}
+		return nil
+	}
+	p.version = rc.Version
+	e.know(p)
+	return nil
+}
+
+// movePeople moves or ends the runs of an old version that stand at a removed
+// step.
+func (e *Engine) movePeople(ctx context.Context, rc RunCount, p *program, rm Removal, now time.Time) error {
+	q := RunQuery{Automation: rc.Automation, Status: RunLive, Step: rc.Step, Limit: batchLimit}
+	for {
+		var runs []*Run
+		err := e.store.Update(ctx, func(tx Tx) error {
+			var err error
+			if runs, err = tx.Runs(ctx, q); err != nil {
+				return err
+			}
+			for _, r := range runs {
+				if r.Version != rc.Version {
+					continue
+				}
+				s, err := e.open(ctx, tx, now, r.ProfileID, runOrigin(r))
+				if err != nil {
+					return err
+				}
+				if err := s.move(r, p, rm); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || len(runs) < q.Limit {
+			return err
+		}
+		last := runs[len(runs)-1]
+		q.AfterStarted, q.AfterID = last.StartedAt, last.ID
+	}
+}
+
+// commit runs the writes of many callers in one transaction. A write that
+// refuses its input has written nothing, so the others go on; any other
+// failure breaks the transaction, and then each is tried alone, so that one
+// caller's trouble does not become another's.
+func (e *Engine) commit(ctx context.Context, batch []write) []error {
+	errs := make([]error, len(batch))
+	err := e.store.Update(ctx, func(tx Tx) error {
+		for i := range batch {
+			errs[i] = protect(func() error { return batch[i].fn(ctx, tx) })
+			if errs[i] != nil && !refusal(errs[i]) {
+				return errs[i]
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		return errs
+	}
+	if len(batch) == 1 {
+		errs[0] = err
+		return errs
+	}
+	for i := range batch {
+		errs[i] = e.store.Update(ctx, func(tx Tx) error {
+			return protect(func() error { return batch[i].fn(ctx, tx) })
+		})
+	}
+	return errs
+}
+
+// refusal reports whether err says no to an input before anything was
+// written.
+func refusal(err error) bool {
+	return errors.Is(err, ErrInvalid) || errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound)
+}
+
+// protect turns a panic of host code (a condition, a store) into an error, so
+// that it does not take the other callers of a commit with it.
+func protect(fn func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("fluxly: panic in a transaction: %v", r)
+		}
+	}()
+	return fn()
+}
+
+// update runs fn in a transaction that it may share with other callers.
+func (e *Engine) update(ctx context.Context, fn func(ctx context.Context, tx Tx) error) error {
+	e.mu.Lock()
+	closed := e.closed
+	e.mu.Unlock()
+	if closed {
+		return ErrClosed
+	}
+	return e.writes.Do(ctx, write{ctx: ctx, fn: fn})
+}
+
+// Close ends the engine: later calls return [ErrClosed]. It does not stop
+// [Engine.Run], which ends with its context, and leaves the store open.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = true
+	return nil
+}
+
+// newMessageID makes a version 4 UUID (RFC 9562 section 5.4), GetFluxly's form
+// of a message id.
+func newMessageID() string {
+	var b [16]byte
+	// crypto/rand.Read never fails since Go 1.24: it ends the program instead.
+	_, _ = rand.Read(b[:])
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	const hex = "0123456789abcdef"
+	out := make([]byte, 0, 36)
+	for i, c := range b {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			out = append(out, '-')
+		}
+		out = append(out, hex[c>>4], hex[c&15])
+	}
+	return string(out)
+}
+
+// allowed reports whether the mode lets mail go to an address.
+func (c *Config) allowed(addr string) bool {
+	for _, a := range c.Allow {
+		if strings.HasPrefix(a, "@") && len(addr) > len(a) && strings.EqualFold(addr[len(addr)-len(a):], a) || strings.EqualFold(a, addr) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,136 @@
+// Package gather lets many callers share one commit.
+//
+// There is no goroutine of its own: the first caller that finds nobody at work
+// becomes the leader, takes what has gathered, commits it, and hands the lead
+// to one of those who came meanwhile. So a lone caller pays for one commit and
+// no hand-over, and the more callers there are the larger the commits get.
+package gather
+
+import (
+	"context"
+	"sync"
+)
+
+// Commit runs a batch. It returns an error for each op, in order; a nil slice
+// means that all went well.
+type Commit[T any] func(ctx context.Context, batch []T) []error
+
+// Gatherer gathers ops of many goroutines into batches of at most Max.
+type Gatherer[T any] struct {
+	commit Commit[T]
+	max    int
+
+	mu      sync.Mutex
+	leading bool
+	waiting []*op[T]
+	spare   []*op[T]
+}
+
+type op[T any] struct {
+	value T
+	ctx   context.Context //nolint:containedctx // the caller's, for as long as the call
+	// turn is signalled once: with lead when the caller shall lead, else with
+	// the result in err.
+	turn chan bool
+	err  error
+	// taken is true from when a leader has put the op into a batch.
+	taken bool
+}
+
+// New makes a Gatherer with batches of at most limit ops.
+func New[T any](limit int, commit Commit[T]) *Gatherer[T] {
+	return &Gatherer[T]{commit: commit, max: limit}
+}
+
+// Do commits value together with those of other callers and returns its
+// result. When ctx ends before value is part of a batch, Do returns ctx's
+// error and nothing is done; from then on Do waits for the outcome, because an
+// outcome that nobody waited for would be a lie either way.
+func (g *Gatherer[T]) Do(ctx context.Context, value T) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	o := &op[T]{value: value, ctx: ctx, turn: make(chan bool, 1)}
+	g.mu.Lock()
+	g.waiting = append(g.waiting, o)
+	if g.leading {
+		g.mu.Unlock()
+		select {
+		case lead := <-o.turn:
+			if !lead {
+				return o.err
+			}
+		case <-ctx.Done():
+			if g.leave(o) {
+				return ctx.Err()
+			}
+			if lead := <-o.turn; !lead {
+				return o.err
+			}
+		}
+		g.mu.Lock()
+	}
+	g.leading = true
+	g.lead()
+	return o.err
+}
+
+// leave takes o out of the queue; it reports false when a leader has it, or
+// when o was made leader.
+func (g *Gatherer[T]) leave(o *op[T]) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if o.taken {
+		return false
+	}
+	for i, w := range g.waiting {
+		if w == o {
+			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// lead commits one batch, which holds the leader's own op because the queue
+// is in order, and passes the lead on. It is called with the lock held and
+// returns without it.
+func (g *Gatherer[T]) lead() {
+	n := min(len(g.waiting), g.max)
+	batch := append(g.spare[:0], g.waiting[:n]...)
+	rest := copy(g.waiting, g.waiting[n:])
+	clear(g.waiting[rest:])
+	g.waiting = g.waiting[:rest]
+	values := make([]T, n)
+	for i, o := range batch {
+		o.taken = true
+		values[i] = o.value
+	}
+	g.spare = nil
+	g.mu.Unlock()
+
+	// The leader commits for others too, so its own ctx must not end the
+	// batch: whoever had to be sure of the outcome would lose it.
+	errs := g.commit(context.WithoutCancel(batch[0].ctx), values)
+
+	for i, o := range batch {
+		if errs != nil {
+			o.err = errs[i]
+		}
+		if i > 0 {
+			o.turn <- false
+		}
+	}
+	g.mu.Lock()
+	clear(batch)
+	g.spare = batch
+	if len(g.waiting) > 0 {
+		next := g.waiting[0]
+		next.taken = true
+		g.mu.Unlock()
+		next.turn <- true
+		return
+	}
+	g.leading = false
+	g.mu.Unlock()
+}

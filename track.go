@@ -1,0 +1,393 @@
+package fluxly
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// maxSkew is how far ahead of the engine's clock an event may claim to have
+// occurred. More is a broken clock, and would count in windows for days to
+// come.
+const maxSkew = 24 * time.Hour
+
+// Track records one event: the person's profile, their segments, the runs
+// that start, go on or end by it, their timers and the mails queued are one
+// transaction. When Track returns nil all of it is durable and can be read
+// back.
+//
+// A message id that was tracked before changes nothing, and is [ErrConflict]
+// when the body is another. Bad input is a [*FieldError], which matches
+// [ErrInvalid]. When ctx ends before the transaction began, nothing happened.
+func (e *Engine) Track(ctx context.Context, ev Event) error {
+	if err := ev.normalize(); err != nil {
+		return err
+	}
+	return e.track(ctx, &ev)
+}
+
+// Identify joins the ids given into one profile and sets traits on it; a nil
+// trait removes the key. Guarantees and errors are those of [Engine.Track].
+func (e *Engine) Identify(ctx context.Context, id Identity) error {
+	ev := id.event()
+	if err := ev.normalize(); err != nil {
+		return err
+	}
+	return e.track(ctx, &ev)
+}
+
+// identifiers are the ids that an event carries.
+func (e *Event) identifiers() []Identifier {
+	ids := make([]Identifier, 0, 3)
+	if e.UserID != "" {
+		ids = append(ids, Identifier{UserID, e.UserID})
+	}
+	if e.ExternalID != "" {
+		ids = append(ids, Identifier{ExternalID, e.ExternalID})
+	}
+	if e.AnonymousID != "" {
+		ids = append(ids, Identifier{AnonymousID, e.AnonymousID})
+	}
+	return ids
+}
+
+func (e *Engine) track(ctx context.Context, ev *Event) error {
+	if ev.MessageID == "" {
+		ev.MessageID = newMessageID()
+	}
+	digest := ev.digest()
+	err := e.update(ctx, func(ctx context.Context, tx Tx) error {
+		now := e.now()
+		if !ev.Timestamp.IsZero() && ev.Timestamp.After(now.Add(maxSkew)) {
+			return fieldErrorf("timestamp", ev.Timestamp.Format(time.RFC3339), "is more than %s ahead of the clock", maxSkew)
+		}
+		return e.record(ctx, tx, ev, digest, now)
+	})
+	if err != nil {
+		e.counters.trackErrors.Add(1)
+		return err
+	}
+	return nil
+}
+
+// now is the engine's clock without its monotonic part, in UTC, as it is
+// stored.
+func (e *Engine) now() time.Time { return e.cfg.Now().Round(0).UTC() }
+
+// record is what Track does inside a transaction.
+func (e *Engine) record(ctx context.Context, tx Tx, ev *Event, digest [32]byte, now time.Time) error {
+	ids := ev.identifiers()
+	found, err := tx.FindProfiles(ctx, ids)
+	if err != nil {
+		return err
+	}
+	s := e.session(ctx, tx, now, ev.MessageID)
+	isNew := len(found) == 0
+	if isNew {
+		s.profile = &Profile{ID: deriveID("prf_", ev.MessageID), CreatedAt: now, UpdatedAt: now}
+	} else {
+		s.profile = found[0]
+	}
+	occurred := ev.Timestamp
+	if occurred.IsZero() {
+		occurred = now
+	}
+	stored := &StoredEvent{
+		MessageID: ev.MessageID, ProfileID: s.profile.ID, Name: ev.Name, Properties: ev.Properties,
+		Traits: ev.Traits, OccurredAt: occurred.Round(0).UTC(), ReceivedAt: now, Digest: digest,
+	}
+	known, duplicate, err := tx.PutEvent(ctx, stored)
+	if err != nil {
+		return err
+	}
+	if duplicate {
+		if known != digest {
+			e.counters.conflicts.Add(1)
+			return fmt.Errorf("event %q: message_id %q: %w", ev.Name, clip(ev.MessageID, 64), ErrConflict)
+		}
+		e.counters.duplicates.Add(1)
+		return nil
+	}
+	s.dirty = isNew
+	for _, id := range ids {
+		if s.profile.attach(id) {
+			s.dirty = true
+		}
+	}
+	if err := s.merge(found); err != nil {
+		return err
+	}
+	if err := s.changeTraits(ev.Traits, 0); err != nil {
+		return err
+	}
+	s.happen(happening{signal: ev.Name, event: stored})
+	if err := s.settle(); err != nil {
+		return err
+	}
+	e.counters.events.Add(1)
+	return nil
+}
+
+// Alias folds an earlier id into a person: the profile of UserID survives,
+// whichever is older. UserID is looked up as a user id, then as an external
+// id, and becomes an external id when nobody has it.
+// https://docs.getfluxly.com/identity/alias
+func (e *Engine) Alias(ctx context.Context, a Alias) error {
+	if err := a.Validate(); err != nil {
+		return err
+	}
+	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+		now := e.now()
+		source := Identifier{AnonymousID, a.AnonymousID}
+		if a.PreviousID != "" {
+			source = Identifier{ExternalID, a.PreviousID}
+		}
+		target, err := firstProfile(ctx, tx, Identifier{UserID, a.UserID}, Identifier{ExternalID, a.UserID})
+		if err != nil {
+			return err
+		}
+		from, err := firstProfile(ctx, tx, source)
+		if err != nil {
+			return err
+		}
+		s := e.session(ctx, tx, now, "alias:"+a.UserID+"@"+now.Format(time.RFC3339Nano))
+		switch {
+		case target != nil:
+			s.profile = target
+		case from != nil:
+			s.profile = from
+		default:
+			s.profile = &Profile{ID: deriveID("prf_", "alias", a.UserID, string(source.Kind), source.Value), CreatedAt: now, UpdatedAt: now}
+			s.dirty = true
+		}
+		if target == nil && s.profile.attach(Identifier{ExternalID, a.UserID}) {
+			s.dirty = true
+		}
+		if target != nil && from != nil && from.ID != target.ID {
+			if err := s.merge([]*Profile{target, from}); err != nil {
+				return err
+			}
+		}
+		if s.profile.attach(source) {
+			s.dirty = true
+		}
+		return s.settle()
+	})
+}
+
+func firstProfile(ctx context.Context, tx Tx, ids ...Identifier) (*Profile, error) {
+	for _, id := range ids {
+		found, err := tx.FindProfiles(ctx, []Identifier{id})
+		if err != nil {
+			return nil, err
+		}
+		if len(found) > 0 {
+			return found[0], nil
+		}
+	}
+	return nil, nil
+}
+
+// anyID are the readings of an id whose namespace is not said.
+func anyID(id string) []Identifier {
+	return []Identifier{{UserID, id}, {ExternalID, id}, {AnonymousID, id}}
+}
+
+// Erase removes every profile that has the id, as any kind of id, with all
+// that belongs to it: ids, events, runs, timers, the send log. What stays is an
+// [ErasureRecord] without the id. An id that nobody has is [ErrNotFound]. A
+// mail that is under way at this moment may still arrive.
+//
+// Events that come later with the id make a new profile.
+// https://docs.getfluxly.com/gdpr/erase
+func (e *Engine) Erase(ctx context.Context, er Erasure) error {
+	if err := er.Validate(); err != nil {
+		return err
+	}
+	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+		found, err := tx.FindProfiles(ctx, anyID(er.ID))
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			return fmt.Errorf("erase: nobody has the id %q: %w", clip(er.ID, 64), ErrNotFound)
+		}
+		now := e.now()
+		rec := &ErasureRecord{
+			ID: deriveID("era_", newMessageID()), Reason: er.Reason, RequestID: er.RequestID, At: now, Profiles: len(found),
+		}
+		for _, p := range found {
+			addresses, err := e.addresses(ctx, tx, p)
+			if err != nil {
+				return err
+			}
+			n, err := tx.EraseProfile(ctx, p.ID, addresses)
+			if err != nil {
+				return err
+			}
+			rec.Events += n
+		}
+		return tx.PutErasure(ctx, rec)
+	})
+}
+
+// addresses are all that mail for a profile was ever sent to.
+func (e *Engine) addresses(ctx context.Context, tx Tx, p *Profile) ([]string, error) {
+	var out []string
+	if a := p.Email(); a != "" {
+		out = append(out, a)
+	}
+	sends, err := tx.Sends(ctx, SendQuery{ProfileID: p.ID})
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sends {
+		if s.To != "" && !slices.Contains(out, s.To) {
+			out = append(out, s.To)
+		}
+	}
+	return out, nil
+}
+
+// Enrollment puts one person into one automation directly.
+type Enrollment struct {
+	Automation string
+	// At least one id, as in [Event].
+	ExternalID  string
+	AnonymousID string
+	UserID      string
+	// Key names the run, such as "sub_9"; see Automation.Key.
+	Key string
+	// Properties are those of the event that starts the run, for conditions
+	// and templates.
+	Properties Properties
+}
+
+// Enrolled is the answer to an [Enrollment].
+type Enrolled struct {
+	RunID string
+	// Existed is true when the person was in this automation with this key
+	// before and may not enter again; RunID is then that of the last run.
+	Existed bool
+}
+
+// Enroll starts a run without an event. Asked twice with the same key, it
+// answers with the first run. The rules of re-entry apply. An automation that
+// does not exist is [ErrNotFound].
+func (e *Engine) Enroll(ctx context.Context, en Enrollment) (Enrolled, error) {
+	p := e.current[en.Automation]
+	if p == nil {
+		return Enrolled{}, fmt.Errorf("enroll: there is no automation %q: %w", clip(en.Automation, 64), ErrNotFound)
+	}
+	ev := Event{
+		Name: "enrolled", ExternalID: en.ExternalID, AnonymousID: en.AnonymousID, UserID: en.UserID,
+		Properties: en.Properties, MessageID: newMessageID(),
+	}
+	if err := ev.normalize(); err != nil {
+		return Enrolled{}, err
+	}
+	if err := checkID("key", en.Key, maxIDLength); err != nil {
+		return Enrolled{}, err
+	}
+	var out Enrolled
+	err := e.update(ctx, func(ctx context.Context, tx Tx) error {
+		out = Enrolled{}
+		now := e.now()
+		found, err := tx.FindProfiles(ctx, ev.identifiers())
+		if err != nil {
+			return err
+		}
+		s := e.session(ctx, tx, now, ev.MessageID)
+		if len(found) == 0 {
+			s.profile = &Profile{ID: deriveID("prf_", ev.MessageID), CreatedAt: now, UpdatedAt: now}
+			s.dirty = true
+		} else {
+			s.profile = found[0]
+		}
+		for _, id := range ev.identifiers() {
+			if s.profile.attach(id) {
+				s.dirty = true
+			}
+		}
+		if err := s.merge(found); err != nil {
+			return err
+		}
+		run, existed, err := s.startRun(p, entry{
+			name: "", messageID: ev.MessageID, props: ev.Properties, occurred: now, key: en.Key, keyed: true,
+		})
+		if err != nil {
+			return err
+		}
+		if run != nil {
+			out = Enrolled{RunID: run.ID, Existed: existed}
+		}
+		return s.settle()
+	})
+	return out, err
+}
+
+// Unsubscribe records that a person does not want mail of a topic, or, with
+// an empty topic, any mail that is not transactional. A mail that is queued is
+// not sent any more. An id that nobody has is [ErrNotFound].
+func (e *Engine) Unsubscribe(ctx context.Context, id string, u Unsubscription) error {
+	return e.changeProfile(ctx, id, func(p *Profile, now time.Time) bool {
+		if u.At.IsZero() {
+			u.At = now
+		}
+		u.At = u.At.Round(0).UTC()
+		return p.unsubscribe(u)
+	})
+}
+
+// Resubscribe takes the unsubscription from a topic back, or, with an empty
+// topic, all of them. An id that nobody has is [ErrNotFound].
+func (e *Engine) Resubscribe(ctx context.Context, id, topic string) error {
+	return e.changeProfile(ctx, id, func(p *Profile, _ time.Time) bool { return p.resubscribe(topic) })
+}
+
+func (e *Engine) changeProfile(ctx context.Context, id string, change func(*Profile, time.Time) bool) error {
+	if err := checkID("id", id, maxIDLength); err != nil {
+		return err
+	}
+	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+		found, err := tx.FindProfiles(ctx, anyID(id))
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			return fmt.Errorf("nobody has the id %q: %w", clip(id, 64), ErrNotFound)
+		}
+		now := e.now()
+		for _, p := range found {
+			if change(p, now) {
+				p.UpdatedAt = now
+				if err := tx.PutProfile(ctx, p); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// Suppress records an address that must not be written to, on one stream or
+// on all.
+func (e *Engine) Suppress(ctx context.Context, s Suppression) error {
+	if s.Address == "" {
+		return fieldErrorf("address", "", "is missing")
+	}
+	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+		if s.At.IsZero() {
+			s.At = e.now()
+		}
+		return tx.PutSuppression(ctx, &s)
+	})
+}
+
+// Unsuppress takes a suppression back.
+func (e *Engine) Unsuppress(ctx context.Context, address, stream string) error {
+	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+		return tx.DeleteSuppression(ctx, address, stream)
+	})
+}

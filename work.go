@@ -1,0 +1,347 @@
+package fluxly
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// Run does the due work until ctx ends: it wakes runs whose time has come,
+// calls the host's own code, and hands mails over. Track works without it. When
+// ctx ends, Run lets the hand-overs under way finish (each within
+// Config.SendTimeout), records their outcomes, and returns ctx's error.
+//
+// One Run at a time works on an engine; a second call returns an error at
+// once.
+func (e *Engine) Run(ctx context.Context) error {
+	e.mu.Lock()
+	switch {
+	case e.closed:
+		e.mu.Unlock()
+		return ErrClosed
+	case e.running:
+		e.mu.Unlock()
+		return errors.New("fluxly: this engine is running already")
+	}
+	e.running = true
+	e.mu.Unlock()
+	w := newWorker(e)
+	defer func() {
+		w.wait()
+		e.mu.Lock()
+		e.running = false
+		e.mu.Unlock()
+	}()
+	if err := e.recover(ctx); err != nil {
+		return err
+	}
+	return e.store.Work(ctx, w)
+}
+
+// RunDue does all work that is due now, and what follows from it at once, and
+// returns when the next is due; zero when nothing waits. It is for programs
+// that are started by a schedule, and for tests with a clock of their own. It
+// must not be called while [Engine.Run] works.
+func (e *Engine) RunDue(ctx context.Context) (next time.Time, err error) {
+	w := newWorker(e)
+	if err := e.recover(ctx); err != nil {
+		return time.Time{}, err
+	}
+	for {
+		idle := true
+		next = time.Time{}
+		for _, kind := range []WorkKind{WorkWake, WorkSegment, WorkCall, WorkSend} {
+			var batch []Work
+			err := e.store.View(ctx, func(tx Tx) error {
+				due, then, err := tx.Due(ctx, kind, e.now(), workBatch)
+				if err != nil {
+					return err
+				}
+				batch = due
+				if !then.IsZero() && (next.IsZero() || then.Before(next)) {
+					next = then
+				}
+				return nil
+			})
+			if err != nil {
+				return time.Time{}, err
+			}
+			if len(batch) == 0 {
+				continue
+			}
+			idle = false
+			err = w.Do(ctx, kind, batch)
+			w.wait()
+			if err != nil {
+				return time.Time{}, err
+			}
+			// What is due earliest comes first, whatever its kind.
+			break
+		}
+		if idle {
+			return next, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return time.Time{}, err
+		}
+	}
+}
+
+const workBatch = 64
+
+// recover takes up the mails that a process left behind when it died between
+// claim and outcome, where the store says that no other process can have them.
+func (e *Engine) recover(ctx context.Context) error {
+	if x, ok := e.store.(interface{ Exclusive() bool }); !ok || !x.Exclusive() {
+		return nil
+	}
+	var left []*SendRecord
+	err := e.store.View(ctx, func(tx Tx) error {
+		var err error
+		left, err = tx.Sends(ctx, SendQuery{Status: SendSending})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("fluxly: look for mails left under way: %w", err)
+	}
+	for _, m := range left {
+		if m.Owner == e.owner {
+			continue
+		}
+		if err := e.settleUnknown(ctx, m.Key, "the process ended during the hand-over"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// worker does the work of one Run.
+type worker struct {
+	e     *Engine
+	slots chan struct{}
+	calls chan struct{}
+	wg    sync.WaitGroup
+}
+
+func newWorker(e *Engine) *worker {
+	return &worker{e: e, slots: make(chan struct{}, e.cfg.MaxSends), calls: make(chan struct{}, e.cfg.MaxSends)}
+}
+
+// wait waits for all that Do has begun.
+func (w *worker) wait() { w.wg.Wait() }
+
+// Now is the engine's clock.
+func (w *worker) Now() time.Time { return w.e.now() }
+
+// Do does one batch of due work.
+func (w *worker) Do(ctx context.Context, kind WorkKind, batch []Work) error {
+	switch kind {
+	case WorkWake:
+		return w.e.update(ctx, func(ctx context.Context, tx Tx) error {
+			for _, x := range batch {
+				if err := w.e.wake(ctx, tx, x.ID); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	case WorkSegment:
+		return w.e.update(ctx, func(ctx context.Context, tx Tx) error {
+			for _, x := range batch {
+				if err := w.e.wakeSegment(ctx, tx, x.ID, x.Segment); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	case WorkCall:
+		return w.callAll(ctx, batch)
+	case WorkSend:
+		return w.sendAll(ctx, batch)
+	}
+	return fmt.Errorf("fluxly: unknown kind of work %q", string(kind))
+}
+
+// wake fires the timer of a run.
+func (e *Engine) wake(ctx context.Context, tx Tx, runID string) error {
+	r, err := tx.Run(ctx, runID)
+	if err != nil || r == nil || r.Status != RunLive {
+		return err
+	}
+	now := e.now()
+	if r.WakeAt.IsZero() || r.WakeAt.After(now) || r.Pending == PendingCall {
+		return nil
+	}
+	s, err := e.open(ctx, tx, now, r.ProfileID, runOrigin(r))
+	if err != nil {
+		return err
+	}
+	if s.profile == nil {
+		return s.end(r, RunFailed, endLost)
+	}
+	e.counters.wakes.Add(1)
+	if err := s.decide(r, cause{kind: causeTimer}); err != nil {
+		return err
+	}
+	return s.settle()
+}
+
+// wakeSegment looks again at a membership that time may have changed.
+func (e *Engine) wakeSegment(ctx context.Context, tx Tx, profileID, segment string) error {
+	s, err := e.open(ctx, tx, e.now(), profileID, "")
+	if err != nil || s.profile == nil {
+		return err
+	}
+	if err := s.loadMembers(); err != nil {
+		return err
+	}
+	m := s.members[segment]
+	if m == nil || m.CheckAt.IsZero() || m.CheckAt.After(s.now) {
+		return nil
+	}
+	e.counters.wakes.Add(1)
+	s.origin = profileID + "/" + segment + "@" + m.CheckAt.Format(time.RFC3339Nano)
+	for i := range e.segments.list {
+		if seg := &e.segments.list[i]; seg.name == segment {
+			if err := s.recheck(seg, true, 0); err != nil {
+				return err
+			}
+			// Those that look at this one change at the same instant.
+			for _, k := range e.segments.byDep[segment] {
+				if err := s.recheck(&e.segments.list[k], true, 0); err != nil {
+					return err
+				}
+			}
+			return s.settle()
+		}
+	}
+	// The segment is no longer defined: its timer goes.
+	m.CheckAt = time.Time{}
+	return tx.PutMembership(ctx, m)
+}
+
+// callAll claims calls of the host's code and makes them.
+func (w *worker) callAll(ctx context.Context, batch []Work) error {
+	for _, x := range batch {
+		select {
+		case w.calls <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		in, fn, err := w.e.claimCall(ctx, x.ID)
+		if err != nil || fn == nil {
+			<-w.calls
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		w.wg.Go(func() {
+			defer func() { <-w.calls }()
+			w.e.call(ctx, in, fn)
+		})
+	}
+	return nil
+}
+
+// claimCall puts the next try of a call off until after this one, so that a
+// crash during the call leads to another try and not to a run that waits for
+// ever.
+func (e *Engine) claimCall(ctx context.Context, runID string) (in StepInput, fn StepFunc, err error) {
+	err = e.update(ctx, func(ctx context.Context, tx Tx) error {
+		in, fn = StepInput{}, nil
+		r, err := tx.Run(ctx, runID)
+		now := e.now()
+		if err != nil || r == nil || r.Status != RunLive || r.Pending != PendingCall || r.WakeAt.After(now) {
+			return err
+		}
+		p := e.pinned[pinnedKey(r.Automation, r.Version)]
+		prof, err := tx.Profile(ctx, r.ProfileID)
+		if err != nil {
+			return err
+		}
+		if p == nil || prof == nil {
+			s := e.session(ctx, tx, now, runOrigin(r))
+			s.profile = prof
+			return s.end(r, RunFailed, endLost)
+		}
+		i, ok := p.at(r.Step)
+		if !ok {
+			return nil
+		}
+		r.WakeAt = now.Add(2 * e.cfg.CallTimeout)
+		if err := tx.PutRun(ctx, r); err != nil {
+			return err
+		}
+		fn = e.cfg.Funcs[p.nodes[i].step.Func]
+		in = StepInput{Key: sendKey(r.ID, r.Step, r.Visit), Profile: *prof.clone(), Run: *r, Attempt: r.Attempts + 1}
+		return nil
+	})
+	return in, fn, err
+}
+
+// call makes one call and records its outcome.
+func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc) {
+	// A call that has begun is finished, also when the engine is stopping.
+	ctx = context.WithoutCancel(ctx)
+	callCtx, cancel := context.WithTimeout(ctx, e.cfg.CallTimeout)
+	result, err := callSafely(callCtx, fn, in)
+	cancel()
+	if err == nil {
+		if result, err = normalizeValue(result, "result"); err != nil {
+			err = fmt.Errorf("its result cannot be stored: %w", err)
+		}
+	}
+	e.counters.calls.Add(1)
+	c := cause{kind: causeCall, result: result}
+	if err != nil {
+		e.counters.callErrors.Add(1)
+		c.err = clip(err.Error(), 500)
+		if in.Attempt < e.cfg.CallAttempts {
+			c.retry = e.now().Add(backoff(in.Attempt, time.Second, time.Hour))
+		}
+	}
+	err = e.update(ctx, func(ctx context.Context, tx Tx) error {
+		r, err := tx.Run(ctx, in.Run.ID)
+		if err != nil || r == nil || r.Status != RunLive || r.Step != in.Run.Step || r.Visit != in.Run.Visit || r.Pending != PendingCall {
+			return err
+		}
+		s, err := e.open(ctx, tx, e.now(), r.ProfileID, runOrigin(r))
+		if err != nil {
+			return err
+		}
+		if err := s.decide(r, c); err != nil {
+			return err
+		}
+		return s.settle()
+	})
+	if err != nil {
+		e.cfg.Logger.Error("the outcome of a step could not be stored; it will be called again",
+			"automation", in.Run.Automation, "step", in.Run.Step, "run", in.Run.ID, "error", err)
+	}
+}
+
+// callSafely turns a panic of the host's code into an error.
+func callSafely(ctx context.Context, fn StepFunc, in StepInput) (v any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			v, err = nil, fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return fn(ctx, in)
+}
+
+// backoff is the delay before try n+1: base doubled n-1 times, at most limit,
+// with a quarter of jitter either way so that what failed together does not
+// come back together.
+func backoff(n int, base, limit time.Duration) time.Duration {
+	d := base
+	for i := 1; i < n && d < limit; i++ {
+		d *= 2
+	}
+	d = min(d, limit)
+	return d - d/4 + rand.N(d/2+1)
+}
