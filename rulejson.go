@@ -1,7 +1,6 @@
 package fluxly
 
 import (
-	"errors"
 	"strings"
 
 	"github.com/getfluxly/fluxly/internal/rules"
@@ -28,9 +27,9 @@ func (c Condition) MarshalJSON() ([]byte, error) {
 // be in whole days or weeks: "7d", "2w". A key or operator that is not known
 // is refused with a [*FieldError] that has its path.
 func (c *Condition) UnmarshalJSON(data []byte) error {
-	x, err := rules.Decode(data)
-	if err != nil {
-		return problemError(err)
+	x, problem := rules.Decode(data)
+	if problem != nil {
+		return problemField(problem)
 	}
 	c.x = x
 	return nil
@@ -100,14 +99,6 @@ func conditionError(problems []rules.Problem) error {
 		errs[i] = problemField(&problems[i])
 	}
 	return errs
-}
-
-func problemError(err error) error {
-	var p *rules.Problem
-	if errors.As(err, &p) {
-		return problemField(p)
-	}
-	return err
 }
 
 func problemField(p *rules.Problem) *FieldError {

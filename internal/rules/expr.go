@@ -148,18 +148,6 @@ type Problem struct {
 	Reason string
 }
 
-// Error makes a single Problem an error.
-func (p *Problem) Error() string {
-	s := p.Reason
-	if p.Value != "" {
-		s = strconv.Quote(p.Value) + ": " + s
-	}
-	if p.Path != "" {
-		s = p.Path + ": " + s
-	}
-	return s
-}
-
 // SetArgs makes the operands canonical. One that cannot be is a mistake.
 func (x *Expr) SetArgs(args ...any) {
 	x.Args = make([]any, len(args))

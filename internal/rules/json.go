@@ -119,11 +119,14 @@ func FormatDuration(d time.Duration) string {
 // ParseDuration reads what [time.ParseDuration] reads, and whole days and
 // weeks of 24 and 168 hours: 7d, 2w.
 func ParseDuration(s string) (time.Duration, bool) {
-	for suffix, unit := range map[string]time.Duration{"d": 24 * time.Hour, "w": 168 * time.Hour} {
-		if n, err := strconv.Atoi(strings.TrimSuffix(s, suffix)); err == nil && strings.HasSuffix(s, suffix) {
-			d := time.Duration(n) * unit
-			return d, n >= 0 && d/unit == time.Duration(n)
+	if n := len(s) - 1; n > 0 && (s[n] == 'd' || s[n] == 'w') {
+		unit := 24 * time.Hour
+		if s[n] == 'w' {
+			unit *= 7
 		}
+		count, err := strconv.ParseUint(s[:n], 10, 31)
+		d := time.Duration(count) * unit
+		return d, err == nil && d/unit == time.Duration(count)
 	}
 	d, err := time.ParseDuration(s)
 	return d, err == nil
@@ -131,8 +134,8 @@ func ParseDuration(s string) (time.Duration, bool) {
 
 // Decode reads the JSON form; null is nil. A key or operator that is not
 // known is refused, and so is a condition with any mistake that [Validate]
-// finds. The errors are [*Problem]s.
-func Decode(data []byte) (*Expr, error) {
+// finds; the first is returned.
+func Decode(data []byte) (*Expr, *Problem) {
 	v, err := value.Decode(data)
 	if err != nil {
 		return nil, &Problem{Reason: "is not JSON: " + err.Error()}
@@ -144,7 +147,7 @@ func Decode(data []byte) (*Expr, error) {
 }
 
 // FromValue is [Decode] for JSON that was decoded to a canonical value.
-func FromValue(v any) (*Expr, error) {
+func FromValue(v any) (*Expr, *Problem) {
 	x, p := decode(v, "", 1)
 	if p != nil {
 		return nil, p

@@ -136,7 +136,7 @@ func (n *node) nextCount(env *Env) (verdict, time.Time) {
 // nextAge is for times that are compared with now.
 func (n *node) nextAge(env *Env) (verdict, time.Time) {
 	v, _ := n.value(env)
-	holds := n.test(v, env.Now)
+	holds := n.test(v, env)
 	s, ok := v.(string)
 	if !ok {
 		return no, time.Time{}

@@ -164,6 +164,7 @@ type node struct {
 type did struct {
 	window     time.Duration
 	lo, hi     int // hi -1: no greatest count
+	limit      int // counting further changes nothing
 	sinceEntry bool
 	where      *Rule
 }
@@ -191,6 +192,7 @@ func (u *Uses) compile(n *node, x *Expr) {
 		n.code = codeDid
 		d := &did{window: x.Dur, sinceEntry: x.SinceEntry}
 		d.lo, d.hi = x.bounds()
+		d.limit = max(d.lo, d.hi+1)
 		if x.Where != nil {
 			d.where = &Rule{expr: x.Where}
 			d.where.uses.compile(&d.where.root, x.Where)
@@ -317,11 +319,11 @@ func (n *node) eval(env *Env) bool {
 	}
 	// A missing value is tested as null, which no test accepts.
 	v, _ := n.value(env)
-	return n.test(v, env.Now) != n.neg
+	return n.test(v, env) != n.neg
 }
 
 // test answers for one value; of a type it does not ask for, false.
-func (n *node) test(v any, now time.Time) bool {
+func (n *node) test(v any, env *Env) bool {
 	switch n.code {
 	case codeIsText:
 		s, ok := v.(string)
@@ -385,6 +387,7 @@ func (n *node) test(v any, now time.Time) bool {
 	if !ok {
 		return false
 	}
+	now := env.Now
 	switch n.code {
 	case codeBefore:
 		return t.Before(n.times[0])
@@ -441,11 +444,7 @@ func (n *node) countHolds(env *Env) bool {
 		return false
 	}
 	d := n.did
-	limit := d.lo
-	if d.hi >= 0 {
-		limit = d.hi + 1
-	}
-	c, err := env.History.Count(n.key, d.since(env), env.Now, d.where, limit)
+	c, err := env.History.Count(n.key, d.since(env), env.Now, d.where, d.limit)
 	if err != nil {
 		env.Err = err
 		return false
