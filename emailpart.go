@@ -157,6 +157,10 @@ func (p *emailPart) error(email string, err error) error {
 		e.Field, e.Reason = ve.Source, ve.Err.Error()
 	case strings.HasPrefix(e.Reason, "map has no entry for key"):
 		e.Reason = `is missing for this person; give a fallback with | default "...", or ask first with {{ if has ... }}`
+	case strings.HasPrefix(e.Reason, "nil pointer evaluating"), strings.HasPrefix(e.Reason, "nil data"):
+		e.Reason = "is inside of something that is null for this person; ask first with {{ if has ... }}"
+	case strings.HasPrefix(e.Reason, "can't evaluate field"):
+		e.Reason = "is inside of something that is no group of fields for this person"
 	case errors.Is(err, tmpl.ErrTooLong):
 		e.Field, e.Reason = "", "makes more than 5 MB; is there a loop over a long list?"
 	case errors.Is(err, tmpl.ErrTooManySteps):

@@ -20,6 +20,8 @@ import (
 // in a loop ends in an error and not in all the memory.
 const maxText = 1 << 20
 
+var errLongText = errors.New("the text grows beyond 1 MiB")
+
 // Funcs returns the functions that templates may call. Those that shape text
 // hand a missing value on, so that default can stand last in a pipeline.
 func Funcs() map[string]any {
@@ -407,7 +409,7 @@ func join(sep string, list any) (any, error) {
 		}
 		b.WriteString(s)
 		if b.Len() > maxText {
-			return nil, ErrTooLong
+			return nil, errLongText
 		}
 	}
 	return b.String(), nil
@@ -442,7 +444,7 @@ func sprint(end string, args []any) (string, error) {
 			b.WriteByte(' ')
 		}
 		if b.Len()+len(s) > maxText {
-			return "", ErrTooLong
+			return "", errLongText
 		}
 		b.WriteString(s)
 	}
@@ -471,11 +473,11 @@ func sprintf(format string, args ...any) (string, error) {
 		}
 	}
 	if size > maxText {
-		return "", ErrTooLong
+		return "", errLongText
 	}
 	s := fmt.Sprintf(format, plain...)
 	if len(s) > maxText {
-		return "", ErrTooLong
+		return "", errLongText
 	}
 	if bad := fmt.Sprintf(format, probe...); strings.Contains(bad, "%!") && !strings.Contains(format, "%%!") {
 		return "", fmt.Errorf("the format %q does not fit its arguments: %.80s", format, bad)

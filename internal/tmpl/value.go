@@ -98,6 +98,9 @@ func numberText(s string) (string, error) {
 func rational(s string) (*big.Rat, error) {
 	if i := strings.IndexAny(s, "eE"); i >= 0 {
 		exp, err := strconv.Atoi(s[i+1:])
+		if errors.Is(err, strconv.ErrSyntax) {
+			return nil, fmt.Errorf("%.40q is not a number", s)
+		}
 		if err != nil || exp > maxExponent || exp < -maxExponent {
 			return nil, fmt.Errorf("%.40q is too large or too small a number to write out", s)
 		}
