@@ -194,7 +194,7 @@ func (l *emailLoader) variant(e *email, src, def *emailSource) *emailVariant {
 	v.settings.Lang = src.lang
 	var subject string
 	if h, f := l.header(src, headerSubject); h == nil {
-		l.report(fileProblem(src.main().path, 1, "has no subject; start the file with\n---\nSubject: ...\n---"))
+		l.report(fileProblem(src.main().path, 1, "has no subject; start the file with a line of ---, a line \"Subject: ...\", and a line of ---"))
 	} else {
 		subject = h.value
 		v.subject = l.part(e, emailPart{part: "subject", file: f.path, firstLine: h.line}, h.value)

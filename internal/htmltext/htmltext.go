@@ -3,6 +3,7 @@
 package htmltext
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 	"unicode"
@@ -21,17 +22,16 @@ import (
 // Lines are not wrapped. Convert never fails: broken html gives the text that
 // a tokenizer finds in it.
 func Convert(src string) string {
-	c := converter{}
-	c.out.Grow(len(src) / 2)
+	c := converter{out: make([]byte, 0, len(src)/2)}
 	z := html.NewTokenizer(strings.NewReader(src))
 	for {
 		switch z.Next() {
 		case html.ErrorToken:
 			c.closeLink()
-			return finish(c.out.String())
+			return finish(c.out)
 		case html.TextToken:
 			if c.skip == "" {
-				c.text(string(z.Text()))
+				c.text(z.Text())
 			}
 		case html.StartTagToken:
 			c.start(z, false)
@@ -45,23 +45,24 @@ func Convert(src string) string {
 }
 
 // finish takes away what would show as damage at the ends.
-func finish(s string) string {
-	s = strings.Trim(s, "\n ")
-	if s == "" {
+func finish(out []byte) string {
+	out = bytes.Trim(out, "\n ")
+	if len(out) == 0 {
 		return ""
 	}
-	return s + "\n"
+	return string(append(out, '\n'))
 }
 
 type converter struct {
-	out strings.Builder
+	out []byte
 
 	// breaks is how many line ends are due before the next text, space
 	// whether a blank is.
 	breaks int
 	space  bool
-	quote  int // depth of blockquotes
 	pre    int
+	// quote is the depth of blockquotes, lastQuote that of the last text.
+	quote, lastQuote int
 
 	// skip is the element whose content is left out, nested how many of its
 	// name are open inside.
@@ -88,12 +89,25 @@ func (c *converter) gap(n int) {
 }
 
 // text writes text as a browser would: runs of white space are one blank.
-func (c *converter) text(s string) {
-	for _, r := range s {
+func (c *converter) text(s []byte) {
+	for i := 0; i < len(s); {
+		if b := s[i]; b > ' ' && b < utf8.RuneSelf-1 {
+			// Most of a mail: a run of visible ASCII.
+			n := i + 1
+			for n < len(s) && s[n] > ' ' && s[n] < utf8.RuneSelf-1 {
+				n++
+			}
+			c.flush()
+			c.out = append(c.out, s[i:n]...)
+			i = n
+			continue
+		}
+		r, size := utf8.DecodeRune(s[i:])
+		i += size
 		switch {
 		case r == '\n' && c.pre > 0:
 			c.breaks++
-		case r == ' ' && c.pre > 0 && c.breaks == 0:
+		case r == ' ' && c.pre > 0:
 			c.write(" ")
 		case r == ' ', r == '\n', r == '\t', r == '\r', r == '\f', r == '\u00a0', r == '\u2028', r == '\u2029':
 			c.space = true
@@ -102,7 +116,7 @@ func (c *converter) text(s string) {
 			// a preheader out of the inbox list.
 		default:
 			c.flush()
-			c.out.WriteRune(r)
+			c.out = utf8.AppendRune(c.out, r)
 		}
 	}
 }
@@ -110,35 +124,40 @@ func (c *converter) text(s string) {
 // write puts s after the line ends and the blank that are due.
 func (c *converter) write(s string) {
 	c.flush()
-	c.out.WriteString(s)
+	c.out = append(c.out, s...)
 }
 
 func (c *converter) flush() {
-	if c.out.Len() == 0 {
-		c.breaks, c.space = 0, false
-		c.prefix()
+	switch {
+	case c.breaks == 0 && !c.space && len(c.out) > 0:
 		return
-	}
-	if c.breaks > 0 {
-		for range min(c.breaks, 2) - 1 {
-			c.out.WriteByte('\n')
-			c.out.WriteString(strings.Repeat(">", c.quote))
+	case len(c.out) == 0:
+		c.prefix()
+	case c.breaks > 0:
+		if c.breaks > 1 {
+			c.out = append(c.out, '\n')
+			c.out = append(c.out, marks(min(c.quote, c.lastQuote))...)
 		}
-		c.out.WriteByte('\n')
+		c.out = append(c.out, '\n')
 		c.prefix()
-		c.breaks, c.space = 0, false
-		return
+	default:
+		c.out = append(c.out, ' ')
 	}
-	if c.space {
-		c.out.WriteByte(' ')
-		c.space = false
-	}
+	c.breaks, c.space = 0, false
+	c.lastQuote = c.quote
 }
+
+// maxShownDepth bounds the indent of nested lists and the marks of nested
+// quotes.
+const maxShownDepth = 8
+
+// marks are the signs before a quoted line.
+func marks(depth int) string { return strings.Repeat(">", min(depth, maxShownDepth)) }
 
 // prefix begins a line inside blockquotes.
 func (c *converter) prefix() {
 	if c.quote > 0 {
-		c.out.WriteString(strings.Repeat(">", c.quote) + " ")
+		c.out = append(c.out, marks(c.quote)+" "...)
 	}
 }
 
@@ -195,16 +214,16 @@ func (c *converter) open(tag atom.Atom, href, alt string) {
 		c.write(strings.Repeat("-", 20))
 		c.gap(2)
 	case atom.Img:
-		c.text(alt)
+		c.text([]byte(alt))
 	case atom.A:
 		c.closeLink()
 		c.inLink, c.href = true, href
-		c.linkStart = c.out.Len()
+		c.linkStart = len(c.out)
 	case atom.Area:
 		c.closeLink()
-		c.inLink, c.href, c.linkStart = true, href, c.out.Len()
+		c.inLink, c.href, c.linkStart = true, href, len(c.out)
 		c.gap(1)
-		c.text(alt)
+		c.text([]byte(alt))
 		c.closeLink()
 	case atom.Td, atom.Th:
 		c.space = true
@@ -241,7 +260,7 @@ func (c *converter) item() {
 		return
 	}
 	l := &c.lists[len(c.lists)-1]
-	indent := strings.Repeat("  ", len(c.lists)-1)
+	indent := strings.Repeat("  ", min(len(c.lists), maxShownDepth)-1)
 	if l.count < 0 {
 		c.write(indent + "- ")
 		return
@@ -295,18 +314,15 @@ func (c *converter) closeLink() {
 	if c.href == "" {
 		return
 	}
-	text := ""
-	if c.linkStart < c.out.Len() {
-		text = strings.TrimSpace(c.out.String()[c.linkStart:])
-	}
+	text := bytes.TrimSpace(c.out[c.linkStart:])
 	bare := strings.TrimPrefix(strings.TrimPrefix(c.href, "mailto:"), "tel:")
-	if text == c.href || text == bare {
+	if string(text) == c.href || string(text) == bare {
 		return
 	}
 	// What is due after the link stays due after its target.
 	breaks, space := c.breaks, c.space
 	switch {
-	case text == "":
+	case len(text) == 0:
 		c.write(c.href)
 		return
 	case strings.HasPrefix(c.href, "{{{"):

@@ -207,9 +207,9 @@ func sortedKeys[V any](m map[string]V) []string {
 // suggest names the candidate nearest to what was written, or lists them when
 // they are few.
 func suggest(name string, candidates []string) string {
-	best, bestDist := "", 3
+	best, bestDist := "", max(2, min(3, len(name)/2))
 	for _, c := range candidates {
-		if d := distance(strings.ToLower(name), strings.ToLower(c), bestDist); d < bestDist {
+		if d := distance(strings.ToLower(name), strings.ToLower(c)); d < bestDist {
 			best, bestDist = c, d
 		}
 	}
@@ -228,25 +228,32 @@ func suggest(name string, candidates []string) string {
 // all of them when they are few.
 func Suggest(name string, candidates []string) string { return suggest(name, candidates) }
 
-// distance is the edit distance, or limit when it is at least that.
-func distance(a, b string, limit int) int {
-	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
-		return limit
+// maxDistanceText bounds the texts that are compared.
+const maxDistanceText = 64
+
+// distance counts the letters to change, add, drop or swap with their
+// neighbour to get from a to b.
+func distance(a, b string) int {
+	if len(a) > maxDistanceText || len(b) > maxDistanceText {
+		return maxDistanceText
 	}
-	row := make([]int, len(b)+1)
-	for j := range row {
+	var before, row, next [maxDistanceText + 1]int
+	for j := range len(b) + 1 {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
+		next[0] = i + 1
 		for j := range len(b) {
 			cost := 1
 			if a[i] == b[j] {
 				cost = 0
 			}
-			diag, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diag+cost)
+			next[j+1] = min(row[j+1]+1, next[j]+1, row[j]+cost)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], before[j-1]+1)
+			}
 		}
+		before, row, next = row, next, before
 	}
-	return min(row[len(b)], limit)
+	return row[len(b)]
 }
