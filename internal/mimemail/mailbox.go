@@ -50,7 +50,7 @@ func parseMailbox(s string) (m Mailbox, reason string) {
 	if len(s) > maxMailbox {
 		return m, "is longer than 2000 bytes"
 	}
-	if reason := badText(s); reason != "" {
+	if reason = badText(s); reason != "" {
 		return m, reason
 	}
 	s = strings.Trim(s, " \t")
@@ -203,7 +203,7 @@ func parseAddr(s string) (addr, reason string) {
 			return "", "has no @, give an address such as hello@example.com"
 		}
 		local, rest = s[:at], s[at+1:]
-		if reason := badLocal(local); reason != "" {
+		if reason = badLocal(local); reason != "" {
 			return "", reason
 		}
 	}
@@ -333,3 +333,15 @@ var atext = func() (t [256]bool) {
 	}
 	return t
 }()
+
+// String gives the mailbox as one line of UTF-8, the name in quotes, for where
+// header encoding has no place, such as JSON.
+func (m Mailbox) String() string {
+	if m.Name == "" {
+		return m.Addr
+	}
+	b := appendQuoted(make([]byte, 0, len(m.Name)+len(m.Addr)+8), m.Name)
+	b = append(b, " <"...)
+	b = append(b, m.Addr...)
+	return string(append(b, '>'))
+}
