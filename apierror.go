@@ -54,6 +54,9 @@ const (
 	CodeTooEarly          = "too_early"
 	CodeRateLimited       = "rate_limited"
 	CodeServerError       = "server_error"
+	// CodeConflict is that of this library's own intake (package fluxlyhttp)
+	// for a message id or idempotency key that was used with another body.
+	CodeConflict = "conflict"
 )
 
 // Codes that are this client's own.
@@ -143,7 +146,8 @@ func (e *APIError) Error() string {
 // [errors.Is].
 func (e *APIError) Unwrap() error { return e.Err }
 
-// Is matches the sentinels of this file, [ErrNotFound] and [ErrInvalid].
+// Is matches the sentinels of this file, [ErrNotFound], [ErrConflict] and
+// [ErrInvalid].
 func (e *APIError) Is(target error) bool {
 	switch target {
 	case ErrUnauthenticated:
@@ -154,6 +158,8 @@ func (e *APIError) Is(target error) bool {
 		return e.Status == http.StatusForbidden && e.Code == CodeWrongKeyType
 	case ErrNotFound:
 		return e.Status == http.StatusNotFound
+	case ErrConflict:
+		return e.Status == http.StatusConflict && e.Code == CodeConflict
 	case ErrAliasConflict:
 		return e.Status == http.StatusConflict && e.Code == CodeAliasConflict
 	case ErrErasureInProgress:

@@ -11,7 +11,8 @@ import (
 var (
 	// ErrInvalid is what every refused input is: an event over a limit, a bad
 	// address, a setting that cannot work. The error itself is a [*FieldError]
-	// or a [*ConfigError] that names the field.
+	// or a [*ConfigError] that names the field, or an [*APIError] or
+	// [*BatchError] when GetFluxly refused it.
 	ErrInvalid = errors.New("invalid input")
 	// ErrConflict: the same message id was tracked before with another body.
 	ErrConflict = errors.New("message id already used with another body")
