@@ -300,11 +300,13 @@ func (e *Engine) compile(c *compiler) {
 	}
 	c.rules = compileContext{Funcs: e.cfg.Conditions, HasSegment: func(n string) bool { return c.segments[n] }}
 	e.segments = c.compileSegments(e.cfg.Segments)
+	named := map[string]bool{}
 	for _, a := range e.cfg.Automations {
-		if e.current[a.Name] != nil {
+		if named[a.Name] {
 			c.problem(a.Name, "", "name", "is given to two automations")
 			continue
 		}
+		named[a.Name] = true
 		p := c.compile(a)
 		if p == nil {
 			continue

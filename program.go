@@ -291,7 +291,7 @@ func (p *program) stepID(c *compiler, s *Step, ids, derived map[string]int) stri
 		if err := checkStepID(s.ID); err != nil {
 			c.problem(p.def.Name, s.ID, "id", "%v", err)
 		}
-		if ids[s.ID] > 1 {
+		if _, there := p.byID[s.ID]; !there && ids[s.ID] > 1 {
 			c.problem(p.def.Name, s.ID, "id", "is given to %d steps", ids[s.ID])
 		}
 		return s.ID
@@ -357,7 +357,7 @@ func (c *compiler) gate(automation, step, field string, t Trigger) gate {
 		return gate{}
 	case TriggerEvent:
 		if err := checkName(t.Name); err != nil {
-			c.problem(automation, step, field, "event %v", err)
+			c.problem(automation, step, field, "%v", err)
 		}
 	case TriggerTraitChange:
 		if t.Name == "" {
