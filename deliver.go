@@ -380,7 +380,7 @@ func (e *Engine) settleTemporary(ctx context.Context, m *SendRecord, cause error
 		}
 		wait := after
 		if !account {
-			wait = max(after, backoff(now.Attempts, 30*time.Second, time.Hour))
+			wait = max(after, backoff(now.Key, now.Attempts, 30*time.Second, time.Hour))
 		}
 		now.Status, now.Owner, now.Detail = SendQueued, "", clip(cause.Error(), 1000)
 		now.DueAt = at.Add(wait)
@@ -464,7 +464,7 @@ func (e *Engine) askLater(ctx context.Context, key, why string, wait time.Durati
 			return err
 		}
 		if wait == 0 {
-			wait = backoff(m.Attempts, 30*time.Second, 15*time.Minute)
+			wait = backoff(m.Key, m.Attempts, 30*time.Second, 15*time.Minute)
 		}
 		m.Owner, m.Detail = e.owner, clip(why, 1000)
 		m.DueAt = e.now().Add(wait)

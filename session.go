@@ -34,6 +34,8 @@ type session struct {
 	// it: together they name each happening the same way in every replay.
 	origin string
 	n      int
+	// seq is the log position of the event that the session is about.
+	seq int64
 
 	members map[string]*Membership
 	ruleEnv ruleEnv
@@ -231,10 +233,7 @@ func (s *session) work(h happening) error {
 		}
 	}
 	for _, p := range open {
-		en := entry{name: h.signal, messageID: h.at, props: props, occurred: occurred, depth: h.depth}
-		if h.event != nil {
-			en.seq = h.event.Seq
-		}
+		en := entry{name: h.signal, messageID: h.at, props: props, occurred: occurred, depth: h.depth, seq: s.seq}
 		if _, _, err := s.startRun(p, en); err != nil {
 			return err
 		}

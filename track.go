@@ -109,7 +109,7 @@ func (e *Engine) record(ctx context.Context, tx Tx, ev *Event, digest [32]byte, 
 		e.counters.duplicates.Add(1)
 		return nil
 	}
-	s.dirty = isNew
+	s.dirty, s.seq = isNew, stored.Seq
 	for _, id := range ids {
 		if s.profile.attach(id) {
 			s.dirty = true
@@ -262,6 +262,9 @@ type Enrollment struct {
 	// Properties are those of the event that starts the run, for conditions
 	// and templates.
 	Properties Properties
+	// MessageID makes the call one, as in [Event]: the same id again answers
+	// with the same run. Made once when empty.
+	MessageID string
 }
 
 // Enrolled is the answer to an [Enrollment].
@@ -282,10 +285,15 @@ func (e *Engine) Enroll(ctx context.Context, en Enrollment) (Enrolled, error) {
 	}
 	ev := Event{
 		Name: "enrolled", ExternalID: en.ExternalID, AnonymousID: en.AnonymousID, UserID: en.UserID,
-		Properties: en.Properties, MessageID: newMessageID(),
+		Properties: en.Properties, MessageID: en.MessageID,
+		// So that the same message id for another run is a conflict.
+		Context: map[string]any{"automation": en.Automation, "key": en.Key},
 	}
 	if err := ev.normalize(); err != nil {
 		return Enrolled{}, err
+	}
+	if ev.MessageID == "" {
+		ev.MessageID = newMessageID()
 	}
 	if err := checkID("key", en.Key, maxIDLength); err != nil {
 		return Enrolled{}, err
@@ -305,6 +313,24 @@ func (e *Engine) Enroll(ctx context.Context, en Enrollment) (Enrolled, error) {
 		} else {
 			s.profile = found[0]
 		}
+		// The event is in the log, so that the call has a place in history, and
+		// its message id is known again.
+		digest := ev.digest()
+		stored := &StoredEvent{
+			MessageID: ev.MessageID, ProfileID: s.profile.ID, Name: ev.Name, Properties: ev.Properties,
+			OccurredAt: now, ReceivedAt: now, Digest: digest,
+		}
+		known, duplicate, err := tx.PutEvent(ctx, stored)
+		if err != nil {
+			return err
+		}
+		if duplicate {
+			if known != digest {
+				return fmt.Errorf("enroll: message_id %q: %w", clip(ev.MessageID, 64), ErrConflict)
+			}
+			out = Enrolled{RunID: runID(en.Automation, s.profile.ID, en.Key, ev.MessageID), Existed: true}
+			return nil
+		}
 		for _, id := range ev.identifiers() {
 			if s.profile.attach(id) {
 				s.dirty = true
@@ -313,8 +339,11 @@ func (e *Engine) Enroll(ctx context.Context, en Enrollment) (Enrolled, error) {
 		if err := s.merge(found); err != nil {
 			return err
 		}
+		if err := s.flush(); err != nil {
+			return err
+		}
 		run, existed, err := s.startRun(p, entry{
-			name: "", messageID: ev.MessageID, props: ev.Properties, occurred: now, key: en.Key, keyed: true,
+			name: ev.Name, messageID: ev.MessageID, props: ev.Properties, occurred: now, seq: stored.Seq, key: en.Key, keyed: true,
 		})
 		if err != nil {
 			return err

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"hash/fnv"
 	"sync"
 	"time"
 )
@@ -301,7 +301,7 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc) {
 		e.counters.callErrors.Add(1)
 		c.err = clip(err.Error(), 500)
 		if in.Attempt < e.cfg.CallAttempts {
-			c.retry = e.now().Add(backoff(in.Attempt, time.Second, time.Hour))
+			c.retry = e.now().Add(backoff(in.Key, in.Attempt, time.Second, time.Hour))
 		}
 	}
 	err = e.update(ctx, func(ctx context.Context, tx Tx) error {
@@ -335,13 +335,17 @@ func callSafely(ctx context.Context, fn StepFunc, in StepInput) (v any, err erro
 }
 
 // backoff is the delay before try n+1: base doubled n-1 times, at most limit,
-// with a quarter of jitter either way so that what failed together does not
-// come back together.
-func backoff(n int, base, limit time.Duration) time.Duration {
+// with up to a quarter of jitter either way, so that what failed together does
+// not come back together. The jitter is drawn from the key, so that a history
+// that is played again takes the same course.
+func backoff(key string, n int, base, limit time.Duration) time.Duration {
 	d := base
 	for i := 1; i < n && d < limit; i++ {
 		d *= 2
 	}
 	d = min(d, limit)
-	return d - d/4 + rand.N(d/2+1)
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(key))
+	_, _ = h.Write([]byte{byte(n)})
+	return d - d/4 + time.Duration(h.Sum64()%uint64(d/2+1))
 }

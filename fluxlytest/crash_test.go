@@ -1,0 +1,52 @@
+package fluxlytest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/getfluxly/fluxly"
+)
+
+// keptStore is a store in memory that outlives its "process".
+type keptStore struct{ fluxly.Store }
+
+func (keptStore) Close() error { return nil }
+
+func TestR14R16CrashesInMemory(t *testing.T) {
+	t.Parallel()
+	stores := map[string]fluxly.Store{}
+	TestCrashes(t, func(_ testing.TB, dir string) fluxly.Store {
+		if stores[dir] == nil {
+			stores[dir] = keptStore{fluxly.NewMemoryStore()}
+		}
+		return stores[dir]
+	})
+}
+
+// The same history gives the same state, to the last field, when it is played
+// again.
+func TestHistoryIsDeterministic(t *testing.T) {
+	t.Parallel()
+	play := func(seed uint64) string {
+		k := NewConfig(t, HistoryConfig(nil))
+		if err := History(k, seed, 400); err != nil {
+			t.Fatal(err)
+		}
+		d, err := Dump(t.Context(), k.Store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := k.Engine.Counters().RunsStarted; n < 20 {
+			t.Errorf("seed %d: hardly any runs: %d", seed, n)
+		}
+		return d
+	}
+	for seed := range uint64(6) {
+		a, b := play(seed), play(seed)
+		if diff := cmp.Diff(strings.Split(a, "\n"), strings.Split(b, "\n")); diff != "" {
+			t.Fatalf("seed %d: %s", seed, diff)
+		}
+	}
+}
