@@ -161,7 +161,7 @@ func (d *decision) here() (int, *node) {
 // signal handles an event, a changed trait or a segment move. Exit comes
 // first: a run that an event ends does not also go on by it.
 func (d *decision) signal(c cause) {
-	if d.p.def.Exit.signal() == c.signal && d.p.exit.open(d.f.env(c.props)) {
+	if d.p.def.Exit.signal() == c.signal && d.p.exit.open(d.env(c.props)) {
 		d.finish(RunExited, endExit, map[string]any{"by": c.signal})
 		return
 	}
@@ -195,7 +195,7 @@ func (d *decision) accepts(n *node, props Properties) bool {
 			return false
 		}
 	}
-	return n.where.open(d.f.env(props))
+	return n.where.open(d.env(props))
 }
 
 func (d *decision) timer() {
@@ -423,8 +423,18 @@ func (d *decision) plan(n *node, again bool) (waits bool) {
 	return false
 }
 
+// env is what the conditions of the run see: besides the facts, its entry.
+func (d *decision) env(props Properties) *ruleEnv {
+	env := d.f.env(props)
+	env.Entry = d.run.Entry.OccurredAt
+	if env.Entry.IsZero() {
+		env.Entry = d.run.StartedAt
+	}
+	return env
+}
+
 func (d *decision) branch(n *node) int {
-	env := d.f.env(d.run.Entry.Properties)
+	env := d.env(d.run.Entry.Properties)
 	for k := range n.paths {
 		if n.paths[k].when.eval(env) {
 			d.noteBranch(n, env, k)

@@ -384,7 +384,9 @@ func (c *compiler) conditions(automation, step, field string, cs []Condition) ga
 }
 
 func (c *compiler) condition(automation, step, field string, cond Condition) *rule {
-	r, err := compileCondition(cond, c.rules)
+	cc := c.rules
+	cc.NoEntry = field == "trigger"
+	r, err := compileCondition(cond, cc)
 	if err != nil {
 		c.problem(automation, step, field, "%v", err)
 		return nil

@@ -89,8 +89,10 @@ func (e *Engine) record(ctx context.Context, tx Tx, ev *Event, digest [32]byte, 
 	} else {
 		s.profile = found[0]
 	}
+	// A clock that runs ahead does not make an event happen after it was
+	// tracked: it counts from now on, and not only when its time has come.
 	occurred := ev.Timestamp
-	if occurred.IsZero() {
+	if occurred.IsZero() || occurred.After(now) {
 		occurred = now
 	}
 	stored := &StoredEvent{

@@ -1,0 +1,74 @@
+package fluxly_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/getfluxly/fluxly"
+	"github.com/getfluxly/fluxly/fluxlytest"
+)
+
+func TestSinceEntryCountsFromTheStartOfTheRun(t *testing.T) {
+	t.Parallel()
+	k := fluxlytest.New(t, fluxly.Automation{
+		Name: "exports", Trigger: fluxly.On("signed_up"), Exit: fluxly.On("exported", fluxly.Did("exported").AtLeast(3).SinceEntry()),
+		Steps: fluxly.Steps{
+			fluxly.Wait(fluxly.Day),
+			fluxly.If(fluxly.Did("exported").SinceEntry()).Then(fluxly.Send("used-it")).Else(fluxly.Send("try-it")),
+			fluxly.Wait(30 * fluxly.Day),
+			fluxly.Send("late"),
+		},
+	})
+	for _, id := range []string{"before", "after"} {
+		k.Track(event("exported", id, nil))
+		k.Track(event("exported", id, nil))
+	}
+	k.Advance(time.Hour)
+	k.Track(event("signed_up", "before", nil))
+	k.Track(event("signed_up", "after", nil))
+	k.Track(event("exported", "after", nil))
+	k.Advance(fluxly.Day)
+	k.WantSent("before", "try-it")
+	k.WantSent("after", "used-it")
+	// The third in all, but the first since entry: the run goes on.
+	k.Track(event("exported", "before", nil))
+	k.Track(event("exported", "after", nil))
+	k.Track(event("exported", "after", nil))
+	k.Advance(31 * fluxly.Day)
+	k.WantSent("before", "try-it", "late")
+	k.WantSent("after", "used-it")
+}
+
+// The clock of a browser runs ahead: its event counts in the call that tracks
+// it, and the run that it starts sees what comes after it.
+func TestEventFromAClockThatRunsAhead(t *testing.T) {
+	t.Parallel()
+	k := fluxlytest.NewConfig(t, fluxly.Config{
+		Segments: []fluxly.Segment{{Name: "active", Where: fluxly.Did("logged_in").Within(fluxly.Day)}},
+		Automations: []fluxly.Automation{
+			one("hello", fluxly.OnEnterSegment("active"), fluxly.Send("hello")),
+			one("first", fluxly.On("logged_in"), fluxly.WaitFor("project_created", fluxly.Day).Then(fluxly.Send("well-done"))),
+		},
+	})
+	e := event("logged_in", "u1", nil)
+	e.Timestamp = k.Now().Add(time.Hour)
+	k.Track(e)
+	k.WantSent("u1", "hello")
+	k.Advance(time.Minute)
+	k.Track(event("project_created", "u1", nil))
+	k.WantSent("u1", "hello", "well-done")
+}
+
+func TestNewRefusesSinceEntryInATrigger(t *testing.T) {
+	t.Parallel()
+	_, err := fluxly.New(fluxly.Config{
+		Store: fluxly.NewMemoryStore(), Mode: fluxly.DryRun, From: "hello@acme.test",
+		Automations: []fluxly.Automation{one("a", fluxly.On("signed_up", fluxly.Did("exported").SinceEntry()), fluxly.End())},
+	})
+	var ce *fluxly.ConfigError
+	if !errors.As(err, &ce) || !strings.Contains(err.Error(), "since_entry") {
+		t.Errorf("got %v", err)
+	}
+}
