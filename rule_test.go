@@ -305,6 +305,7 @@ func TestRuleSegmentsAndFuncs(t *testing.T) {
 type broken struct{ err error }
 
 func (b broken) Count(string, time.Time, time.Time, *eventRule, int) (int, error) { return 9, b.err }
+
 func (b broken) NthLatest(string, int, time.Time, time.Time, *eventRule) (time.Time, bool, error) {
 	return ruleNow, true, b.err
 }

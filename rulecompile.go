@@ -50,6 +50,8 @@ type ruleEnv = rules.Env
 // asked with EvalEvent(properties).
 type ruleHistory = rules.History
 
+var _ ruleHistory = (*session)(nil)
+
 // ruleUses is what a rule looks at, for indexing.
 type ruleUses = rules.Uses
 

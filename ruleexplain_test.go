@@ -24,8 +24,11 @@ func explained(t *testing.T) Explanation {
 		Props:  map[string]any{"plan": "pro"},
 		Traits: map[string]any{"seats": "12", "trial_ends_at": "2026-03-20T00:00:00+01:00"},
 		History: past{
-			{"login", ruleNow.Add(-Day), nil}, {"login", ruleNow.Add(-2 * Day), nil}, {"login", ruleNow.Add(-3 * Day), nil},
-			{"login", ruleNow.Add(-6 * Day), nil}, {"login", ruleNow.Add(-8 * Day), nil},
+			{"login", ruleNow.Add(-Day), nil},
+			{"login", ruleNow.Add(-2 * Day), nil},
+			{"login", ruleNow.Add(-3 * Day), nil},
+			{"login", ruleNow.Add(-6 * Day), nil},
+			{"login", ruleNow.Add(-8 * Day), nil},
 		},
 		InSegment: func(string) (bool, error) { return true, nil },
 		Call:      func(string) (bool, error) { return true, nil },

@@ -127,10 +127,6 @@ func decodeObject(data []byte) (map[string]any, error) {
 	return m, nil
 }
 
-// compareValues orders two canonical values (or times): exact across number
-// types, ok false when they cannot be ordered.
-func compareValues(a, b any) (c int, ok bool) { return value.Compare(a, b) }
-
 // equalValues is deep equality of canonical values, numbers by value.
 func equalValues(a, b any) bool { return value.Equal(a, b) }
 

@@ -34,16 +34,14 @@ func Number(text string) (any, *Error) {
 		}
 		return json.Number(text), nil
 	}
-	f, err := strconv.ParseFloat(text, 64)
-	if err != nil {
-		return json.Number(text), nil
+	if f, err := strconv.ParseFloat(text, 64); err == nil {
+		var buf [32]byte
+		q, _ := parseNumber(string(strconv.AppendFloat(buf[:0], f, 'e', -1, 64)))
+		if sameDecimal(p, q) {
+			return f, nil
+		}
 	}
-	var buf [32]byte
-	q, _ := parseNumber(string(strconv.AppendFloat(buf[:0], f, 'e', -1, 64)))
-	if !sameDecimal(p, q) {
-		return json.Number(text), nil
-	}
-	return f, nil
+	return json.Number(text), nil
 }
 
 // numberParts is a JSON number taken apart: the digits before and after the

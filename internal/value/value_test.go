@@ -257,7 +257,9 @@ func TestEqual(t *testing.T) {
 	for _, c := range [][2]any{
 		{a, map[string]any{"l": []any{int64(1)}}},
 		{map[string]any{"a": nil}, map[string]any{"b": nil}},
-		{[]any{}, nil}, {map[string]any{}, nil}, {[]any{}, map[string]any{}},
+		{[]any{}, nil},
+		{map[string]any{}, nil},
+		{[]any{}, map[string]any{}},
 	} {
 		if Equal(c[0], c[1]) || Equal(c[1], c[0]) {
 			t.Errorf("%v equals %v", c[0], c[1])
@@ -293,6 +295,41 @@ func TestParseTime(t *testing.T) {
 func TestParseTimeAllocatesNothing(t *testing.T) { //nolint:paralleltest // AllocsPerRun must run alone
 	if n := testing.AllocsPerRun(100, func() { ParseTime("2026-03-01T09:00:00.123456789-07:30") }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestText(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		v    any
+		want string
+	}{
+		{int64(5), "5"},
+		{"a", `"a"`},
+		{strings.Repeat("é", 40), `"` + strings.Repeat("é", 30) + "..."},
+		{time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), `"2026-03-01T00:00:00Z"`},
+		{math.NaN(), "null"},
+		{func() {}, "null"},
+		{[]any(nil), "null"},
+		{map[string]any(nil), "null"},
+		{"\xff\r", `"` + "\uFFFD" + `\r"`},
+	} {
+		if got := Text(c.v); got != c.want {
+			t.Errorf("%v: got %s, want %s", c.v, got, c.want)
+		}
+	}
+}
+
+func TestTime(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	if got, ok := Time(now); !ok || !got.Equal(now) {
+		t.Errorf("got %v, %v", got, ok)
+	}
+	for _, v := range []any{nil, int64(1), "soon", "2026-03-01"} {
+		if got, ok := Time(v); ok {
+			t.Errorf("%v was read as %v", v, got)
+		}
 	}
 }
 
@@ -371,8 +408,13 @@ func sameNumber(a, b json.Number) bool {
 
 func FuzzCompare(f *testing.F) {
 	for _, s := range [][2]string{
-		{"9007199254740993", "9007199254740992.0"}, {"0.1", "0.1000000000000000000001"}, {"-1e300", "9223372036854775808"},
-		{"1e-390", "0"}, {"2", "1"}, {"-0.0", "0"}, {"9223372036854775807", "9.223372036854775807e18"},
+		{"9007199254740993", "9007199254740992.0"},
+		{"0.1", "0.1000000000000000000001"},
+		{"-1e300", "9223372036854775808"},
+		{"1e-390", "0"},
+		{"2", "1"},
+		{"-0.0", "0"},
+		{"9223372036854775807", "9.223372036854775807e18"},
 	} {
 		f.Add(s[0], s[1])
 	}
