@@ -89,7 +89,10 @@ postfix_start() {
 		smtpd_sasl_local_domain = localhost
 		smtpd_sasl_security_options = noanonymous
 		smtpd_relay_restrictions = permit_sasl_authenticated, reject
-		smtpd_recipient_restrictions = permit_sasl_authenticated, reject
+		# Two addresses that are refused once the client has logged in.
+		smtpd_recipient_restrictions = reject_plaintext_session,
+		  check_recipient_access inline:{ { refused@acme.test = 550 5.1.1 no such user }, { later@acme.test = 450 4.2.0 mailbox is busy } },
+		  permit_sasl_authenticated, reject
 		smtpd_client_connection_count_limit = 0
 		smtpd_client_connection_rate_limit = 0
 		smtpd_forbid_bare_newline = yes
