@@ -110,6 +110,9 @@ func NewPostmark(cfg PostmarkConfig) (*Postmark, error) {
 	return &Postmark{api: api, stream: cfg.MessageStream, transactional: cfg.Transactional}, nil
 }
 
+// MessageStream is the id of the stream for messages that name none.
+func (p *Postmark) MessageStream() string { return p.stream }
+
 // Close lets go of idle connections of the sender's own; one that was given in
 // HTTPClient is left alone. Mails may still be sent after it.
 func (p *Postmark) Close() error {
