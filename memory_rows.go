@@ -272,6 +272,9 @@ func copyEvent(e *StoredEvent) (*StoredEvent, error) {
 	if row.Properties, err = cloneValues(e.Properties, "properties"); err != nil {
 		return nil, err
 	}
+	if row.Traits, err = cloneValues(e.Traits, "traits"); err != nil {
+		return nil, err
+	}
 	row.OccurredAt, row.ReceivedAt = instant(e.OccurredAt), instant(e.ReceivedAt)
 	return &row, nil
 }
@@ -333,13 +336,13 @@ func (tx *memoryTx) Events(ctx context.Context, profileID string, q EventQuery) 
 	if q.Limit > 0 && len(rows) > q.Limit {
 		rows = rows[:q.Limit]
 	}
-	list := make([]*StoredEvent, len(rows))
-	for i, row := range rows {
+	var list []*StoredEvent
+	for _, row := range rows {
 		c, err := copyEvent(row)
 		if err != nil {
 			return nil, err
 		}
-		list[i] = c
+		list = append(list, c)
 	}
 	return list, nil
 }
@@ -609,7 +612,7 @@ func (tx *memoryTx) Definition(ctx context.Context, automation, version string) 
 func copySend(s *SendRecord) (*SendRecord, error) {
 	row := *s
 	row.Body = cloneBytes(s.Body)
-	for _, t := range []*time.Time{&row.QueuedAt, &row.DueAt, &row.SettledAt, &row.Receipt.At} {
+	for _, t := range []*time.Time{&row.QueuedAt, &row.DueAt, &row.ClaimedAt, &row.SettledAt, &row.Receipt.At} {
 		*t = instant(*t)
 	}
 	row.Events = nil

@@ -76,7 +76,8 @@ type Work struct {
 // Timestamp of an event inside Body, which keeps its zone); a time that is not
 // zero lies in the years 1678 to 9999, else it may be refused. Values inside
 // Properties, Traits, Results and Detail come back in their canonical form. An
-// empty list or map comes back nil, except Traits, which are never nil.
+// empty list or map comes back nil, except the Traits of a profile, which are
+// never nil.
 type Tx interface {
 	ProfileTx
 	EventTx

@@ -1,0 +1,275 @@
+package fluxlytest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/getfluxly/fluxly"
+)
+
+// historySteps is the number of operations in a random history.
+const historySteps = 2_000
+
+// historySeeds are two that never change and one that always does. The
+// environment variable FLUXLY_SEED names one to repeat.
+func historySeeds() []uint64 {
+	if seed, err := strconv.ParseUint(os.Getenv("FLUXLY_SEED"), 10, 64); err == nil {
+		return []uint64{seed}
+	}
+	return []uint64{1, 2, rand.Uint64()}
+}
+
+// history makes random operations over few names, so that they meet.
+type history struct {
+	*rand.Rand
+	messages []string
+}
+
+func (h *history) pick(prefix string, n int) string { return prefix + strconv.Itoa(h.IntN(n)) }
+
+func (h *history) time() time.Time {
+	if h.IntN(12) == 0 {
+		return time.Time{}
+	}
+	return at(h.IntN(100))
+}
+
+func (h *history) picks(prefix string, n int) (list []string) {
+	for i := range n {
+		if h.IntN(3) == 0 {
+			list = append(list, prefix+strconv.Itoa(i))
+		}
+	}
+	return list
+}
+
+func (h *history) values() map[string]any {
+	if h.IntN(3) == 0 {
+		return nil
+	}
+	all := []any{int64(1) << h.IntN(63), h.Float64(), "text", nil, true, []any{int64(1), "x"}, map[string]any{"k": 2.0}}
+	return map[string]any{"a": all[h.IntN(len(all))], "b": all[h.IntN(len(all))]}
+}
+
+// step is one operation and what it answered.
+type step struct {
+	name string
+	do   func(context.Context, fluxly.Tx) (any, error)
+}
+
+// write makes an operation that changes something. All random choices are made
+// here, so that it does the same on every store.
+func (h *history) write() step {
+	profile, other := h.pick("p", 6), h.pick("p", 6)
+	switch h.IntN(14) {
+	case 0, 1, 2:
+		id := h.pick("m", 500)
+		h.messages = append(h.messages, id)
+		e := event(id, profile, h.pick("event", 4), h.time())
+		e.Properties, e.Traits = h.values(), h.values()
+		e.Digest[31] = byte(h.IntN(2))
+		return step{"PutEvent " + id, func(ctx context.Context, tx fluxly.Tx) (any, error) {
+			row := *e
+			digest, duplicate, err := tx.PutEvent(ctx, &row)
+			return []any{digest, duplicate, row.Seq}, err
+		}}
+	case 3, 4:
+		p := &fluxly.Profile{
+			ID: profile, ExternalIDs: h.picks("u", 5), AnonymousIDs: h.picks("a", 3), UserIDs: h.picks("p", 4),
+			Traits: h.values(), CreatedAt: h.time(), UpdatedAt: h.time(),
+		}
+		for i := range h.IntN(3) {
+			p.Unsubscribed = append(p.Unsubscribed, fluxly.Unsubscription{Topic: "t" + strconv.Itoa(i), At: h.time()})
+		}
+		return step{"PutProfile " + profile, func(ctx context.Context, tx fluxly.Tx) (any, error) {
+			return nil, tx.PutProfile(ctx, p)
+		}}
+	case 5, 6, 7:
+		r := &fluxly.Run{
+			ID: h.pick("r", 30), ProfileID: profile, Automation: h.pick("auto", 3), Version: "v" + strconv.Itoa(h.IntN(2)),
+			Key: []string{"", "k"}[h.IntN(2)], Step: h.pick("s", 3), StartedAt: h.time(), UpdatedAt: h.time(), WakeAt: h.time(),
+			Status:  []fluxly.RunStatus{fluxly.RunLive, fluxly.RunLive, fluxly.RunCompleted, fluxly.RunFailed}[h.IntN(4)],
+			Pending: []fluxly.Pending{fluxly.PendingTimer, fluxly.PendingEvent, fluxly.PendingCall, fluxly.PendingMail, ""}[h.IntN(5)],
+			Waits:   h.picks("event", 4), Visit: h.IntN(9), Results: h.values(), Entry: fluxly.EntryEvent{Name: "x", Properties: h.values()},
+		}
+		return step{"PutRun " + r.ID, func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutRun(ctx, r) }}
+	case 8:
+		e := fluxly.LogEntry{RunID: h.pick("r", 30), Automation: "trial", Seq: h.IntN(20), At: h.time(), Step: h.pick("s", 3), Code: h.pick("code", 3), Detail: h.values()}
+		return step{"AppendLog " + e.RunID, func(ctx context.Context, tx fluxly.Tx) (any, error) {
+			err := tx.AppendLog(ctx, []fluxly.LogEntry{e})
+			return err != nil, nil // an entry that is there already is an answer
+		}}
+	case 9, 10:
+		s := &fluxly.SendRecord{
+			Key: h.pick("k", 40), RunID: h.pick("r", 30), ProfileID: profile, Automation: h.pick("auto", 3), Step: h.pick("s", 3),
+			Status: []fluxly.SendStatus{fluxly.SendQueued, fluxly.SendSending, fluxly.SendAccepted, fluxly.SendSkipped}[h.IntN(4)],
+			Reason: []string{"", "consent"}[h.IntN(2)], QueuedAt: h.time(), DueAt: h.time(), Attempts: h.IntN(3),
+		}
+		for range h.IntN(3) {
+			s.Events = append(s.Events, fluxly.ProviderEvent{Kind: "Open", At: h.time(), Detail: h.values()})
+		}
+		return step{"PutSend " + s.Key, func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutSend(ctx, s) }}
+	case 11:
+		m := &fluxly.Membership{ProfileID: profile, Segment: h.pick("seg", 3), Member: h.IntN(2) == 0, Since: h.time(), CheckAt: h.time()}
+		return step{"PutMembership", func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutMembership(ctx, m) }}
+	case 12:
+		address, stream := h.pick("Ann", 3)+"@acme.test", h.pick("stream", 2)
+		if h.IntN(3) == 0 {
+			return step{"DeleteSuppression", func(ctx context.Context, tx fluxly.Tx) (any, error) {
+				return nil, tx.DeleteSuppression(ctx, address, stream)
+			}}
+		}
+		s := &fluxly.Suppression{Address: address, Stream: stream, Reason: h.pick("reason", 3), At: h.time()}
+		return step{"PutSuppression", func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutSuppression(ctx, s) }}
+	}
+	switch h.IntN(4) {
+	case 0:
+		address := h.pick("ANN", 3) + "@acme.test"
+		return step{"EraseProfile " + profile, func(ctx context.Context, tx fluxly.Tx) (any, error) {
+			return tx.EraseProfile(ctx, profile, []string{address})
+		}}
+	case 1:
+		e := &fluxly.ErasureRecord{ID: h.pick("e", 5), Reason: fluxly.GDPRRequest, At: h.time(), Events: h.IntN(9)}
+		return step{"PutErasure", func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutErasure(ctx, e) }}
+	case 2:
+		d := &fluxly.Definition{Automation: "trial", Version: h.pick("v", 3), JSON: []byte(h.pick("", 9)), CreatedAt: h.time()}
+		return step{"PutDefinition", func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutDefinition(ctx, d) }}
+	}
+	return step{"MergeProfile " + profile + " " + other, func(ctx context.Context, tx fluxly.Tx) (any, error) {
+		err := tx.MergeProfile(ctx, profile, other)
+		return profile == other && err == nil, ignoreSelf(profile, other, err)
+	}}
+}
+
+func ignoreSelf(a, b string, err error) error {
+	if a == b {
+		return nil
+	}
+	return err
+}
+
+// read makes an operation that asks something.
+func (h *history) read() step {
+	profile := h.pick("p", 6)
+	switch h.IntN(6) {
+	case 0:
+		q := fluxly.EventQuery{Since: h.time(), Until: h.time(), AfterSeq: int64(h.IntN(50)), Newest: h.IntN(2) == 0, Limit: h.IntN(5)}
+		if h.IntN(2) == 0 {
+			q.Name = h.pick("event", 4)
+		}
+		return step{fmt.Sprintf("Events %s %+v", profile, q), func(ctx context.Context, tx fluxly.Tx) (any, error) {
+			return tx.Events(ctx, profile, q)
+		}}
+	case 1:
+		name, since, until, limit := h.pick("event", 4), h.time(), h.time(), h.IntN(4)
+		return step{"CountEvents", func(ctx context.Context, tx fluxly.Tx) (any, error) {
+			return tx.CountEvents(ctx, profile, name, since, until, limit)
+		}}
+	case 2:
+		name, overdue := h.pick("event", 4), h.time()
+		return step{"LiveRuns", func(ctx context.Context, tx fluxly.Tx) (any, error) {
+			return tx.LiveRuns(ctx, profile, name, overdue)
+		}}
+	case 3:
+		automation, key := h.pick("auto", 3), []string{"", "k"}[h.IntN(2)]
+		return step{"LastRun", func(ctx context.Context, tx fluxly.Tx) (any, error) {
+			return tx.LastRun(ctx, automation, profile, key)
+		}}
+	case 4:
+		q := fluxly.RunQuery{AfterStarted: h.time(), AfterID: h.pick("r", 30), Limit: h.IntN(6)}
+		if h.IntN(2) == 0 {
+			q.Automation = h.pick("auto", 3)
+		}
+		if h.IntN(2) == 0 {
+			q.ProfileID = profile
+		}
+		return step{fmt.Sprintf("Runs %+v", q), func(ctx context.Context, tx fluxly.Tx) (any, error) { return tx.Runs(ctx, q) }}
+	}
+	q := fluxly.SendQuery{AfterQueued: h.time(), AfterKey: h.pick("k", 40), Limit: h.IntN(6)}
+	if h.IntN(2) == 0 {
+		q.RunID = h.pick("r", 30)
+	}
+	if h.IntN(2) == 0 {
+		q.ProfileID = profile
+	}
+	return step{fmt.Sprintf("Sends %+v", q), func(ctx context.Context, tx fluxly.Tx) (any, error) { return tx.Sends(ctx, q) }}
+}
+
+// testHistory plays one random history on the store and on the in-memory one;
+// each answer and, now and then, the whole state must be equal.
+func testHistory(t *testing.T, store fluxly.Store, seed uint64) {
+	t.Helper()
+	ctx := t.Context()
+	model := fluxly.NewMemoryStore()
+	t.Cleanup(func() { _ = model.Close() })
+	h := &history{Rand: rand.New(rand.NewPCG(seed, 0))}
+	profiles := []string{"p0", "p1", "p2", "p3", "p4", "p5", "u0", "u1", "u2", "u3", "u4", "a0", "a1", "a2"}
+
+	for done := 0; done < historySteps; {
+		var steps []step
+		for range 1 + h.IntN(12) {
+			if h.IntN(3) == 0 {
+				steps = append(steps, h.read())
+			} else {
+				steps = append(steps, h.write())
+			}
+		}
+		abandon := h.IntN(5) == 0
+		play := func(s fluxly.Store) (answers []any) {
+			err := s.Update(ctx, func(tx fluxly.Tx) error {
+				answers = nil
+				for _, st := range steps {
+					answer, err := st.do(ctx, tx)
+					if err != nil {
+						t.Fatalf("seed %d, step %d: %s: %v", seed, done, st.name, err)
+					}
+					answers = append(answers, answer)
+				}
+				if abandon {
+					return errBroken
+				}
+				return nil
+			})
+			if abandon != errors.Is(err, errBroken) || !abandon && err != nil {
+				t.Fatalf("seed %d, step %d: Update: %v", seed, done, err)
+			}
+			return answers
+		}
+		got, want := play(store), play(model)
+		for i := range steps {
+			if d := cmp.Diff(want[i], got[i], cmpopts.EquateEmpty()); d != "" {
+				t.Fatalf("seed %d, step %d: %s (-memory +store):\n%s", seed, done+i, steps[i].name, d)
+			}
+		}
+		done += len(steps)
+		if h.IntN(80) != 0 && done < historySteps {
+			continue
+		}
+		messages := h.messages
+		if len(messages) > 50 {
+			messages = messages[len(messages)-50:]
+		}
+		state := func(s fluxly.Store) (out map[string]any) {
+			err := s.View(ctx, func(tx fluxly.Tx) (err error) {
+				out, err = dump(ctx, tx, profiles, messages)
+				return err
+			})
+			if err != nil {
+				t.Fatalf("seed %d, step %d: View: %v", seed, done, err)
+			}
+			return out
+		}
+		if d := cmp.Diff(state(model), state(store), cmpopts.EquateEmpty()); d != "" {
+			t.Fatalf("seed %d, step %d: state (-memory +store):\n%s", seed, done, d)
+		}
+	}
+}
