@@ -32,10 +32,13 @@ type dnsReply struct {
 	records   []dnsmsg.Record // at the end of the alias chain, sorted
 	chain     []string        // names passed, without the first
 	ttl       time.Duration   // the lowest of the records; of an absence, how long it may be cached
+	own       []string        // what stands at the name itself, an alias as "CNAME target"
 	size      int             // bytes of the reply; 0 when not known
 	secure    bool            // validated by the resolver
 	why       string          // dnsFailed: the reason in words
 	servfail  bool
+
+	authoritative bool // from one of the zone's servers
 }
 
 func (r dnsReply) absent() bool {
@@ -43,7 +46,7 @@ func (r dnsReply) absent() bool {
 }
 
 func (r dnsReply) texts() []string {
-	out := make([]string, 0, len(r.records))
+	var out []string
 	for _, rec := range r.records {
 		out = append(out, rec.Text())
 	}
@@ -52,7 +55,7 @@ func (r dnsReply) texts() []string {
 
 // show lists the records as a person would write them.
 func (r dnsReply) show() []string {
-	out := make([]string, 0, len(r.records))
+	var out []string
 	for _, rec := range r.records {
 		switch rec.Type {
 		case dnsmsg.A, dnsmsg.AAAA:
@@ -66,14 +69,25 @@ func (r dnsReply) show() []string {
 	return out
 }
 
-// asker asks each question once, bounds how many are in flight, and keeps a
-// log. It belongs to one call of CheckDomain or CheckDomains.
+// asker asks for one domain and keeps the list of its questions.
 type asker struct {
+	*askCore
+
+	mineMu sync.Mutex
+	mine   map[dnsKey]*dnsCall
+}
+
+// askCore asks each question once and bounds how many are in flight. It
+// belongs to one call of CheckDomain or CheckDomains.
+type askCore struct {
 	resolver Resolver
 	querier  DNSQuerier    // nil when the resolver has none
 	direct   ServerQuerier // nil when the resolver has none
 	timeout  time.Duration
 	slots    chan struct{}
+	// base, when set, is the context of the questions: they are shared by
+	// checks that end at different times.
+	base context.Context //nolint:containedctx // lives for one call
 
 	mu    sync.Mutex
 	calls map[dnsKey]*dnsCall
@@ -87,8 +101,8 @@ type dnsCall struct {
 	reply dnsReply
 }
 
-func newAsker(r Resolver, timeout time.Duration, inFlight int) *asker {
-	a := &asker{resolver: r, timeout: timeout, slots: make(chan struct{}, inFlight), calls: map[dnsKey]*dnsCall{}}
+func newAskCore(r Resolver, timeout time.Duration, inFlight int) *askCore {
+	a := &askCore{resolver: r, timeout: timeout, slots: make(chan struct{}, inFlight), calls: map[dnsKey]*dnsCall{}}
 	a.querier, _ = r.(DNSQuerier)
 	a.direct, _ = r.(ServerQuerier)
 	return a
@@ -103,17 +117,10 @@ func (a *asker) ask(ctx context.Context, name, typ string) dnsReply {
 
 func (a *asker) askServer(ctx context.Context, server, name, typ string) dnsReply {
 	k := dnsKey{server, dnsmsg.Canonical(name), typ}
-	a.mu.Lock()
-	c, ok := a.calls[k]
-	if !ok {
-		c = &dnsCall{done: make(chan struct{})}
-		a.calls[k] = c
-		a.wg.Go(func() {
-			defer close(c.done)
-			c.reply = a.run(ctx, k)
-		})
-	}
-	a.mu.Unlock()
+	c := a.start(ctx, k)
+	a.mineMu.Lock()
+	a.mine[k] = c
+	a.mineMu.Unlock()
 	select {
 	case <-c.done:
 		return c.reply
@@ -122,7 +129,44 @@ func (a *asker) askServer(ctx context.Context, server, name, typ string) dnsRepl
 	}
 }
 
-func (a *asker) run(ctx context.Context, k dnsKey) dnsReply {
+func (a *askCore) start(ctx context.Context, k dnsKey) *dnsCall {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c, ok := a.calls[k]
+	if !ok {
+		c = &dnsCall{done: make(chan struct{})}
+		a.calls[k] = c
+		a.wg.Go(func() {
+			defer close(c.done)
+			if a.base != nil {
+				c.reply = a.run(a.base, k)
+				return
+			}
+			c.reply = a.run(ctx, k)
+		})
+	}
+	return c
+}
+
+// settle waits for the questions that are still out after their context was
+// cancelled. A resolver that does not honour it is not waited for: its
+// goroutine ends when the resolver returns.
+func (a *askCore) settle(caller context.Context) {
+	done := make(chan struct{})
+	go func() {
+		a.wg.Wait()
+		close(done)
+	}()
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-caller.Done():
+	case <-t.C:
+	}
+}
+
+func (a *askCore) run(ctx context.Context, k dnsKey) dnsReply {
 	r := dnsReply{name: k.name, typ: k.typ, state: dnsFailed}
 	if err := dnsmsg.ValidName(k.name); err != nil {
 		// Such a name cannot exist anywhere, which is an answer.
@@ -136,7 +180,12 @@ func (a *asker) run(ctx context.Context, k dnsKey) dnsReply {
 		r.why = "the time given for the check was up"
 		return r
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	timeout := a.timeout
+	if k.server != "" {
+		// A zone has several servers, and the resolver stands behind them.
+		timeout = min(timeout, 2*time.Second)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	switch {
 	case k.server != "":
@@ -160,10 +209,11 @@ func (r *dnsReply) read(ans DNSAnswer, err error) {
 		r.why = failureText(err)
 		return
 	}
-	r.size, r.secure = ans.Size, ans.AuthenticData
+	r.size, r.secure, r.authoritative = ans.Size, ans.AuthenticData, ans.Authoritative
 	in := dnsmsg.Answer{RCode: ans.RCode, Answers: innerRecords(ans.Answers), Authority: innerRecords(ans.Authority)}
 	t, _ := dnsmsg.ParseType(r.typ)
 	r.chain, r.records = in.Resolve(r.name, t)
+	r.ownRecords(in.Answers, t)
 	switch {
 	case ans.RCode != dnsmsg.NoError && ans.RCode != dnsmsg.NXDomain:
 		r.servfail = ans.RCode == dnsmsg.ServFail
@@ -181,8 +231,23 @@ func (r *dnsReply) read(ans DNSAnswer, err error) {
 	}
 }
 
+func (r *dnsReply) ownRecords(all []dnsmsg.Record, t dnsmsg.Type) {
+	for _, rec := range all {
+		if dnsmsg.Canonical(rec.Name) != r.name {
+			continue
+		}
+		switch rec.Type {
+		case dnsmsg.CNAME:
+			r.own = append(r.own, "CNAME "+strings.TrimSuffix(strings.ToLower(rec.Target), "."))
+		case t:
+			r.own = append(r.own, cmp.Or(rec.Text(), strings.TrimSuffix(rec.Target, "."), rec.Addr.String()))
+		}
+	}
+	slices.Sort(r.own)
+}
+
 // lookup uses the methods of *net.Resolver, which hide most of an answer.
-func (a *asker) lookup(ctx context.Context, r *dnsReply) {
+func (a *askCore) lookup(ctx context.Context, r *dnsReply) {
 	var err error
 	t, _ := dnsmsg.ParseType(r.typ)
 	rec := dnsmsg.Record{Name: r.name, Type: t}
@@ -272,7 +337,7 @@ func (a *asker) addrs(ctx context.Context, name string) dnsReply {
 }
 
 // spfSource lets the SPF tree ask.
-type spfSource struct{ a *asker }
+type spfSource struct{ k *checker }
 
 func spfStatus(r dnsReply) spf.Status {
 	switch {
@@ -285,12 +350,12 @@ func spfStatus(r dnsReply) spf.Status {
 }
 
 func (s spfSource) TXT(ctx context.Context, name string) ([]string, spf.Status) {
-	r := s.a.ask(ctx, name, "TXT")
+	r := s.k.look(ctx, name, "TXT")
 	return r.texts(), spfStatus(r)
 }
 
 func (s spfSource) Addrs(ctx context.Context, name string) ([]netip.Addr, spf.Status) {
-	r := s.a.addrs(ctx, name)
+	r := s.k.ask.addrs(ctx, name)
 	out := make([]netip.Addr, 0, len(r.records))
 	for _, rec := range r.records {
 		out = append(out, rec.Addr)
@@ -299,7 +364,7 @@ func (s spfSource) Addrs(ctx context.Context, name string) ([]netip.Addr, spf.St
 }
 
 func (s spfSource) MX(ctx context.Context, name string) ([]string, spf.Status) {
-	r := s.a.ask(ctx, name, "MX")
+	r := s.k.ask.ask(ctx, name, "MX")
 	out := make([]string, 0, len(r.records))
 	for _, rec := range r.records {
 		if host := strings.TrimSuffix(rec.Target, "."); host != "" { // "." is a null MX

@@ -208,19 +208,24 @@ type checker struct {
 	DomainCheck
 	domain string
 	ask    *asker
+	shared bool // the questions outlive this check
 	report *DomainReport
 
 	mu       sync.Mutex
 	findings []DomainFinding
 	notes    map[string]string // area: the line to print when all is well
+	keys     []keyQuestion
+	looked   map[keyQuestion]func() dnsReply
+	zone     func() zoneServers
+	ttls     map[string]time.Duration // of the key records, from the zone
 }
 
-func newChecker(domain string, c DomainCheck, shared *asker) (*checker, error) {
+func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error) {
 	name, err := domainName("domain", domain)
 	if err != nil {
 		return nil, err
 	}
-	k := &checker{DomainCheck: c, domain: name, ask: shared, notes: map[string]string{}}
+	k := &checker{DomainCheck: c, domain: name, shared: shared != nil, notes: map[string]string{}, looked: map[keyQuestion]func() dnsReply{}, ttls: map[string]time.Duration{}}
 	for _, f := range []struct {
 		field string
 		value *string
@@ -257,12 +262,13 @@ func newChecker(domain string, c DomainCheck, shared *asker) (*checker, error) {
 		k.Timeout = 15 * time.Second
 	}
 	if shared == nil {
-		k.ask = c.newAsker()
+		shared = c.newAskCore()
 	}
+	k.ask = &asker{askCore: shared, mine: map[dnsKey]*dnsCall{}}
 	return k, nil
 }
 
-func (c DomainCheck) newAsker() *asker {
+func (c DomainCheck) newAskCore() *askCore {
 	if c.Resolver == nil {
 		c.Resolver = defaultResolver()
 	}
@@ -272,7 +278,7 @@ func (c DomainCheck) newAsker() *asker {
 	if c.InFlight <= 0 {
 		c.InFlight = 32
 	}
-	return newAsker(c.Resolver, c.QuestionTimeout, c.InFlight)
+	return newAskCore(c.Resolver, c.QuestionTimeout, c.InFlight)
 }
 
 // domainName checks a name and gives its ASCII form in lower case, without
@@ -322,6 +328,8 @@ func (k *checker) check(ctx context.Context) (*DomainReport, error) {
 	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, k.Timeout)
 	defer cancel()
+	k.keys = k.keyQuestions()
+	k.zone = sync.OnceValue(func() zoneServers { return k.findZone(ctx) })
 	k.report = &DomainReport{Domain: k.domain, CheckedAt: time.Now().UTC().Truncate(time.Second)}
 
 	var wg sync.WaitGroup
@@ -336,7 +344,12 @@ func (k *checker) check(ctx context.Context) (*DomainReport, error) {
 	for _, p := range k.Profiles {
 		k.judgeProfile(p)
 	}
+	k.longTTL()
 	k.finish()
+	if !k.shared {
+		cancel()
+		k.ask.settle(caller)
+	}
 	if caller.Err() != nil && context.Cause(caller) != context.DeadlineExceeded { //nolint:errorlint // the cause itself
 		return k.report, caller.Err()
 	}
@@ -446,10 +459,10 @@ func (k *checker) ready() bool {
 
 // log lists what was asked so far.
 func (a *asker) log() []DomainQuery {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	out := make([]DomainQuery, 0, len(a.calls))
-	for k, c := range a.calls {
+	a.mineMu.Lock()
+	defer a.mineMu.Unlock()
+	out := make([]DomainQuery, 0, len(a.mine))
+	for k, c := range a.mine {
 		q := DomainQuery{Name: strings.TrimSuffix(k.name, "."), Type: k.typ, Server: k.server}
 		select {
 		case <-c.done:

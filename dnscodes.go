@@ -118,6 +118,38 @@ var findingCatalogue = map[string]findingEntry{
 	"align_dkim":       {DomainWarn, "Alignment", "RFC 9989 section 4.4.1", "A forwarded mail keeps its signature but not its envelope, so it needs DKIM."},
 	"align_spf_strict": {DomainInfo, "Alignment", "RFC 9989 section 4.4.2", "DKIM alone is enough to pass."},
 
+	"zone_cache_only":       {DomainInfo, "Zone", "RFC 2308 section 5", "Caches remember for a while what was there, and also what was not there."},
+	"zone_cached":           {DomainInfo, "Zone", "RFC 2308 section 5", "This report goes by the zone itself; receivers will follow."},
+	"zone_server_dead":      {DomainWarn, "Zone", "RFC 2182 section 4", "Receivers that happen to ask this server wait, or give up."},
+	"zone_servers_disagree": {DomainWarn, "Zone", "RFC 1034 section 4.3.5", "Receivers see the one or the other by chance."},
+	"zone_resolver_fails":   {DomainWarn, "Zone", "RFC 4035 section 5.5", "Receivers whose resolvers fail alike treat your records as unreachable."},
+	"zone_long_ttl":         {DomainWarn, "Zone", "RFC 1035 section 3.2.1", "Mistakes and corrections both live that long."},
+
+	"bulk_alignment": {DomainFail, "bulk-sender", "RFC 9989 section 4.4", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
+	"bulk_dmarc":     {DomainFail, "bulk-sender", "RFC 9989 section 4.7", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
+	"bulk_spf":       {DomainFail, "bulk-sender", "RFC 7208 section 4.6", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
+	"bulk_unknown":   {DomainUnknown, "bulk-sender", "", ""},
+
+	"bimi_unasked":  {DomainUnknown, "bimi", "", ""},
+	"bimi_missing":  {DomainInfo, "bimi", "", "Without it receivers show no logo beside the mail."},
+	"bimi_multiple": {DomainInfo, "bimi", "", "Receivers show no logo."},
+	"bimi_syntax":   {DomainInfo, "bimi", "", "Receivers show no logo."},
+	"bimi_policy":   {DomainInfo, "bimi", "", "Receivers show no logo."},
+
+	"mtasts_unasked":  {DomainUnknown, "mta-sts", "RFC 8461 section 3.1", ""},
+	"mtasts_missing":  {DomainInfo, "mta-sts", "RFC 8461 section 3.1", "It protects mail to the domain, not from it."},
+	"mtasts_multiple": {DomainInfo, "mta-sts", "RFC 8461 section 3.1", "Senders treat the domain as having none."},
+	"mtasts_syntax":   {DomainInfo, "mta-sts", "RFC 8461 section 3.1", "Senders treat the domain as having none."},
+
+	"tlsrpt_unasked":  {DomainUnknown, "tls-rpt", "RFC 8460 section 3", ""},
+	"tlsrpt_missing":  {DomainInfo, "tls-rpt", "RFC 8460 section 3", "It has others report when mail to the domain cannot be encrypted."},
+	"tlsrpt_multiple": {DomainInfo, "tls-rpt", "RFC 8460 section 3", "Senders report nothing."},
+	"tlsrpt_syntax":   {DomainInfo, "tls-rpt", "RFC 8460 section 3", "Senders report nothing."},
+
+	"dnssec_unasked":  {DomainUnknown, "dnssec", "RFC 4035 section 5", ""},
+	"dnssec_unsigned": {DomainInfo, "dnssec", "RFC 4035 section 5", "Nothing in mail through Postmark needs it."},
+	"dnssec_bogus":    {DomainFail, "dnssec", "RFC 4035 section 5.5", "Receivers that validate cannot see any of your records."},
+
 	"mail_unasked": {DomainUnknown, "Mail host", "RFC 5321 section 5.1", ""},
 	"mail_no_host": {DomainWarn, "Mail host", "RFC 5321 section 5.1", "People answer lifecycle mail, and receivers check that the sender can be reached."},
 	"mail_null_mx": {DomainWarn, "Mail host", "RFC 7505 section 4.2", "Receivers may refuse mail from a domain that takes none."},

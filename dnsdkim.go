@@ -170,7 +170,7 @@ func keyText(r DKIMReport) string {
 // dkimHost looks at one host. For a revoked key nothing is required.
 func (k *checker) dkimHost(ctx context.Context, t dkimTarget) DKIMReport {
 	r := DKIMReport{Role: t.role, Host: t.host, Selector: t.selector, Domain: t.domain, State: "unknown"}
-	ans := k.ask.ask(ctx, t.host, "TXT")
+	ans := k.look(ctx, t.host, "TXT")
 	for _, n := range ans.chain {
 		r.Aliases = append(r.Aliases, strings.TrimSuffix(n, "."))
 	}

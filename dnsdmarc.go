@@ -249,7 +249,7 @@ func (k *checker) walk(ctx context.Context, domain string) []dmarcNode {
 	var wg sync.WaitGroup
 	for i, n := range names {
 		wg.Go(func() {
-			nodes[i] = dmarcNode{name: n, reply: k.ask.ask(ctx, "_dmarc."+n, "TXT")}
+			nodes[i] = dmarcNode{name: n, reply: k.look(ctx, "_dmarc."+n, "TXT")}
 			for _, t := range nodes[i].reply.texts() {
 				if isDMARC(t) {
 					nodes[i].texts = append(nodes[i].texts, t)
@@ -388,7 +388,7 @@ func (k *checker) dmarcProposal() DomainRecord {
 }
 
 func (k *checker) dmarcMissing(ctx context.Context) {
-	apex := k.ask.ask(ctx, k.domain, "TXT")
+	apex := k.look(ctx, k.domain, "TXT")
 	if i := slices.IndexFunc(apex.texts(), isDMARC); i >= 0 {
 		t := apex.texts()[i]
 		k.add("dmarc_at_apex", DomainFinding{

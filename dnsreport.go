@@ -29,7 +29,7 @@ func (r *DomainReport) Text() string {
 		for _, w := range n.When {
 			b.WriteString("  - " + w + "\n")
 		}
-		writeRecord(&b, "  ", n.Publish)
+		writeRecord(&b, "  ", r.Domain, n.Publish)
 	}
 	if t := r.SPF.Tree; t != nil && t.Record != "" {
 		b.WriteString("\nSPF look-ups\n")
@@ -92,13 +92,13 @@ func (r *DomainReport) todo(b *strings.Builder) {
 					first = false
 				}
 				n++
-				writeFinding(b, n, f)
+				r.writeFinding(b, n, f)
 			}
 		}
 	}
 }
 
-func writeFinding(b *strings.Builder, n int, f DomainFinding) {
+func (r *DomainReport) writeFinding(b *strings.Builder, n int, f DomainFinding) {
 	fmt.Fprintf(b, "\n%d. [%s] %s\n", n, f.Level, f.Summary)
 	const in = "   "
 	if f.Why != "" {
@@ -111,7 +111,7 @@ func writeFinding(b *strings.Builder, n int, f DomainFinding) {
 		b.WriteString(in + "Found: " + printable(v) + "\n")
 	}
 	for _, p := range f.Publish {
-		writeRecord(b, in, p)
+		writeRecord(b, in, r.Domain, p)
 	}
 	ref := f.Code
 	if f.RFC != "" {
@@ -120,8 +120,20 @@ func writeFinding(b *strings.Builder, n int, f DomainFinding) {
 	b.WriteString(in + "(" + ref + ")\n")
 }
 
-func writeRecord(b *strings.Builder, in string, p DomainRecord) {
-	fmt.Fprintf(b, "%sType:  %s\n%sHost:  %s\n%sValue: %s\n", in, p.Type, in, p.Name, in, printable(p.Value))
+func writeRecord(b *strings.Builder, in, domain string, p DomainRecord) {
+	fmt.Fprintf(b, "%sPublish\n%s  Type:  %s\n%s  Host:  %s%s\n%s  Value: %s\n", in, in, p.Type, in, p.Name, panelHost(domain, p.Name), in, printable(p.Value))
+}
+
+// panelHost says what most DNS panels want as the host: the name without the
+// domain, which they add by themselves.
+func panelHost(domain, name string) string {
+	if name == domain {
+		return "  (in most panels: @, or left empty)"
+	}
+	if short, ok := strings.CutSuffix(name, "."+domain); ok {
+		return "  (in most panels: " + short + ")"
+	}
+	return "  (in the zone of another domain)"
 }
 
 // printable keeps what others published from driving the terminal: control
@@ -198,7 +210,10 @@ func (r *DomainReport) Zone() string {
 			for _, old := range p.Replaces {
 				b.WriteString("; replaces: " + printable(old) + "\n")
 			}
-			if f.Optional {
+			switch {
+			case p.Name != r.Domain && !strings.HasSuffix(p.Name, "."+r.Domain):
+				b.WriteString("; in the zone of another domain: ")
+			case f.Optional:
 				b.WriteString("; optional: ")
 			}
 			b.WriteString(line + "\n")

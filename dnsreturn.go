@@ -4,8 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-
-	"github.com/getfluxly/fluxly/internal/dnsmsg"
 )
 
 // ReturnPathState is what was found at the host to which bounces go.
@@ -23,32 +21,67 @@ type ReturnPathState struct {
 func (k *checker) checkReturnPath(ctx context.Context) {
 	st := ReturnPathState{Host: k.ReturnPath, Want: k.ReturnPathTarget, State: "unknown"}
 	defer func() { k.report.ReturnPath = st }()
-	alias := k.ask.ask(ctx, k.ReturnPath, "CNAME")
-	switch alias.state {
-	case dnsFailed:
-		k.unasked("returnpath_unasked", "the Return-Path alias", alias)
+	// The question is for TXT, as receivers ask it for SPF: the reply shows the
+	// alias, and what stands beside it.
+	typ := "TXT"
+	if k.ask.querier == nil {
+		typ = "CNAME"
+	}
+	r := k.look(ctx, k.ReturnPath, typ)
+	target := ""
+	switch {
+	case typ == "CNAME" && r.state == dnsFound:
+		target = r.records[0].Target
+	case len(r.chain) > 0:
+		target = r.chain[0]
+	case r.state == dnsFailed:
+		k.unasked("returnpath_unasked", "the Return-Path alias", r)
 		return
-	case dnsFound:
-		st.Target = strings.TrimSuffix(strings.ToLower(alias.records[0].Target), ".")
-		if k.sameHost(ctx, st.Target) {
-			st.State = "ok"
-			k.note("Return-Path", st.Host+" points to "+st.Target)
-			k.besideAlias(ctx)
+	}
+	for _, v := range r.own {
+		if t, ok := strings.CutPrefix(v, "CNAME "); ok {
+			target = t
+		}
+	}
+	if target == "" && typ == "TXT" && r.state == dnsFound {
+		// A name with both answers with either.
+		if c := k.ask.ask(ctx, k.ReturnPath, "CNAME"); c.state == dnsFound {
+			target = c.records[0].Target
+			r.own = append(slices.Clone(r.own), c.own...)
+		}
+	}
+	if target != "" {
+		st.Target = strings.TrimSuffix(strings.ToLower(target), ".")
+		if !k.sameHost(ctx, st.Target) {
+			st.State = "wrong"
 			return
 		}
-		st.State = "wrong"
+		st.State = "ok"
+		k.note("Return-Path", st.Host+" points to "+st.Target)
+		// Other records at the name of an alias (RFC 1034 section 3.6.2).
+		if len(r.own) > 1 {
+			k.add("returnpath_beside", DomainFinding{
+				Name: k.ReturnPath, Type: typ, Found: r.own,
+				Summary: "Other records stand beside the alias at " + k.ReturnPath + ".",
+				Fix:     "Remove every record at " + k.ReturnPath + " except the CNAME.",
+			})
+		}
 		return
 	}
 	// Only now is it worth knowing whether a panel published an address in
 	// place of the alias.
-	if a := k.ask.addrs(ctx, k.ReturnPath); a.state == dnsFound {
+	switch a := k.ask.addrs(ctx, k.ReturnPath); a.state {
+	case dnsFound:
 		st.State = "address"
-		return
-	} else if a.state == dnsFailed && k.ask.querier == nil {
-		k.unasked("returnpath_unasked", "the Return-Path alias", a)
-		return
+	case dnsFailed:
+		if k.ask.querier == nil {
+			k.unasked("returnpath_unasked", "the Return-Path alias", a)
+			return
+		}
+		st.State = "missing"
+	default:
+		st.State = "missing"
 	}
-	st.State = "missing"
 }
 
 // sameHost compares the target. The standard resolver gives the end of a chain
@@ -62,22 +95,6 @@ func (k *checker) sameHost(ctx context.Context, target string) bool {
 	}
 	end := k.ask.ask(ctx, k.ReturnPathTarget, "CNAME")
 	return end.state == dnsFound && strings.EqualFold(strings.TrimSuffix(end.records[0].Target, "."), target)
-}
-
-// besideAlias: other records at the host of an alias make servers answer
-// differently (RFC 1034 section 3.6.2).
-func (k *checker) besideAlias(ctx context.Context) {
-	if k.ask.querier == nil {
-		return
-	}
-	txt := k.ask.ask(ctx, k.ReturnPath, "TXT")
-	if slices.ContainsFunc(txt.records, func(r dnsmsg.Record) bool { return dnsmsg.Canonical(r.Name) == txt.name }) {
-		k.add("returnpath_beside", DomainFinding{
-			Name: k.ReturnPath, Type: "TXT", Found: txt.show(),
-			Summary: "Other records stand beside the alias at " + k.ReturnPath + ".",
-			Fix:     "Remove every record at " + k.ReturnPath + " except the CNAME.",
-		})
-	}
 }
 
 // judgeReturnPath runs when it is known whether DKIM aligns: then the alias is

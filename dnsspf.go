@@ -84,8 +84,8 @@ type SPFResult struct {
 func (k *checker) checkSPF(ctx context.Context) {
 	rep := SPFReport{State: "unknown", Include: "unknown"}
 	defer func() { k.report.SPF = rep }()
-	src := spfSource{k.ask}
-	apex := k.ask.ask(ctx, k.domain, "TXT")
+	src := spfSource{k}
+	apex := k.look(ctx, k.domain, "TXT")
 	var tree *spf.Node
 	var type99 dnsReply
 	var wg sync.WaitGroup
@@ -127,7 +127,7 @@ func (k *checker) checkSPF(ctx context.Context) {
 		}
 	}
 	for _, a := range k.Addresses {
-		rep.Addresses = append(rep.Addresses, k.ask.evaluateSPF(ctx, tree, a, k.domain, "postmaster@"+k.domain))
+		rep.Addresses = append(rep.Addresses, k.evaluateSPF(ctx, tree, a, k.domain, "postmaster@"+k.domain))
 	}
 }
 
@@ -381,7 +381,7 @@ func (o overlay) TXT(ctx context.Context, name string) ([]string, spf.Status) {
 // tryProposal walks the tree as it would be, and says in words why the
 // proposal must not be made, if so.
 func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node) (*spf.Node, string) {
-	tree := spf.Walk(ctx, overlay{spfSource{k.ask}, k.domain, text}, k.domain, spf.Identity{})
+	tree := spf.Walk(ctx, overlay{spfSource{k}, k.domain, text}, k.domain, spf.Identity{})
 	old := map[string]bool{}
 	if before != nil {
 		for _, i := range spf.Lint(before) {
@@ -402,7 +402,7 @@ func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node
 // evaluateSPF is check_host() for one mail. The grammar and the limits are
 // judged by the linter first, because the evaluator stops at the first match
 // and does not see what is wrong behind it.
-func (a *asker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Addr, helo, sender string) SPFResult {
+func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Addr, helo, sender string) SPFResult {
 	r := SPFResult{Address: addr}
 	switch tree.State {
 	case spf.None:
@@ -422,7 +422,7 @@ func (a *asker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Addr
 			return r
 		}
 	}
-	res, err := gospf.CheckHostWithSender(addr.AsSlice(), helo, sender, gospf.WithContext(ctx), gospf.WithResolver(spfResolver{a}))
+	res, err := gospf.CheckHostWithSender(addr.AsSlice(), helo, sender, gospf.WithContext(ctx), gospf.WithResolver(spfResolver{k}))
 	r.Result = string(res)
 	if err != nil {
 		r.Reason = err.Error()
@@ -431,7 +431,7 @@ func (a *asker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Addr
 }
 
 // spfResolver gives the evaluator the answers that the check has already.
-type spfResolver struct{ a *asker }
+type spfResolver struct{ k *checker }
 
 func resolverError(r dnsReply) error {
 	switch {
@@ -444,12 +444,12 @@ func resolverError(r dnsReply) error {
 }
 
 func (s spfResolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
-	r := s.a.ask(ctx, name, "TXT")
+	r := s.k.look(ctx, name, "TXT")
 	return r.texts(), resolverError(r)
 }
 
 func (s spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
-	r := s.a.ask(ctx, name, "MX")
+	r := s.k.ask.ask(ctx, name, "MX")
 	out := make([]*net.MX, 0, len(r.records))
 	for _, m := range r.records {
 		out = append(out, &net.MX{Host: m.Target, Pref: m.Preference})
@@ -458,7 +458,7 @@ func (s spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, erro
 }
 
 func (s spfResolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
-	r := s.a.addrs(ctx, host)
+	r := s.k.ask.addrs(ctx, host)
 	out := make([]net.IPAddr, 0, len(r.records))
 	for _, rec := range r.records {
 		out = append(out, net.IPAddr{IP: rec.Addr.AsSlice()})
@@ -471,9 +471,9 @@ func (s spfResolver) LookupAddr(ctx context.Context, addr string) ([]string, err
 	if err != nil {
 		return nil, errors.New("not an IP address")
 	}
-	if s.a.querier == nil {
-		return s.a.resolver.LookupAddr(ctx, addr)
+	if s.k.ask.querier == nil {
+		return s.k.ask.resolver.LookupAddr(ctx, addr)
 	}
-	r := s.a.ask(ctx, reverseName(ip), dnsmsg.PTR.String())
+	r := s.k.ask.ask(ctx, reverseName(ip), dnsmsg.PTR.String())
 	return r.show(), resolverError(r)
 }

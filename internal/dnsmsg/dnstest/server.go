@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -123,6 +124,64 @@ func (s *Server) Asked() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string(nil), s.asked...)
+}
+
+// Dial connects to the server, whatever the address. On such a connection a
+// silence that a fault scripts is at once a timeout, so that tests of silence
+// need not wait for it, and need no short timeouts that a busy machine misses.
+func (s *Server) Dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, network, s.Addr)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: c, server: s, tcp: network == "tcp"}, nil
+}
+
+type conn struct {
+	net.Conn
+	server *Server
+	tcp    bool
+	silent int // reads that pass before the silence; -1: no silence
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	msg := b
+	if c.tcp && len(b) > 2 {
+		msg = b[2:]
+	}
+	c.silent = -1
+	var p dnsmessage.Parser
+	if _, err := p.Start(msg); err == nil {
+		if q, err := p.Question(); err == nil {
+			c.server.mu.Lock()
+			f := c.server.fault(dnsmsg.Canonical(q.Name.String()), dnsmsg.Type(q.Type))
+			c.server.mu.Unlock()
+			switch {
+			case f.Drop || f.TCPDrop && c.tcp:
+				c.silent = 0
+			case f.WrongID || f.Garbage:
+				c.silent = 1
+			}
+		}
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	if c.silent == 0 {
+		return 0, os.ErrDeadlineExceeded
+	}
+	c.silent--
+	return c.Conn.Read(b)
+}
+
+func (s *Server) fault(name string, typ dnsmsg.Type) Fault {
+	for _, k := range []string{name + " " + typ.String(), name + " *", "* " + typ.String(), "* *"} {
+		if f, ok := s.faults[k]; ok {
+			return f
+		}
+	}
+	return Fault{}
 }
 
 func faultKey(name, typ string) string {
@@ -277,12 +336,7 @@ func (s *Server) look(name string, typ dnsmsg.Type) (f Fault, answers, authority
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, strings.TrimSuffix(name, ".")+" "+typ.String())
-	for _, k := range []string{name + " " + typ.String(), name + " *", "* " + typ.String(), "* *"} {
-		if v, ok := s.faults[k]; ok {
-			f = v
-			break
-		}
-	}
+	f = s.fault(name, typ)
 	at := name
 	for range 8 {
 		rs, exists := s.at(at)

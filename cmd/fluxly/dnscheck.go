@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/getfluxly/fluxly"
+)
+
+const dnscheckHelp = `Usage: fluxly dnscheck DOMAIN... [flags]
+
+Checks DKIM, the Return-Path alias, SPF, DMARC and their alignment for mail
+sent through Postmark, and prints the exact records to publish. Flags may
+stand before or after the domains. With several domains, give the selector of
+each as DOMAIN=SELECTOR.
+
+Exit code: 0 nothing to mend, 1 something fails, 2 wrong arguments, 3 nothing
+fails but something could not be asked.
+
+Flags:
+`
+
+type dnscheckFlags struct {
+	check    fluxly.DomainCheck
+	json     bool
+	html     bool
+	zone     bool
+	quiet    bool
+	strict   bool
+	resolver string
+	postmark string
+	profiles string
+	ips      string
+	watch    time.Duration
+	timeout  time.Duration
+}
+
+func dnscheckFlagSet(stderr io.Writer) (*flag.FlagSet, *dnscheckFlags) {
+	f := &dnscheckFlags{}
+	set := flag.NewFlagSet("dnscheck", flag.ContinueOnError)
+	set.SetOutput(stderr)
+	set.Usage = func() {
+		fmt.Fprint(stderr, dnscheckHelp)
+		set.PrintDefaults()
+	}
+	set.StringVar(&f.check.DKIMSelector, "selector", "", "DKIM `selector` or host that Postmark shows, such as 20231123163444pm")
+	set.StringVar(&f.check.DKIMValue, "dkim", "", "the DKIM `value` that Postmark shows (\"k=rsa; p=...\"), to compare with")
+	set.StringVar(&f.postmark, "postmark", "", "`file` with Postmark's domain object as JSON; \"-\" reads standard input")
+	set.StringVar(&f.check.ReturnPath, "return-path", "", "Return-Path `host` (default \"pm-bounces.\" and the domain)")
+	set.StringVar(&f.check.SPFInclude, "include", "", "include `domain` for the SPF proposal (default \"spf.mtasv.net\")")
+	set.StringVar(&f.check.DMARCReports, "reports", "", "`address` for DMARC reports in a proposed record (default \"dmarc@\" and the domain)")
+	set.StringVar(&f.profiles, "profile", "", "further `checks`, comma-separated: "+profileNames())
+	set.StringVar(&f.ips, "ip", "", "`addresses` to evaluate against SPF, comma-separated")
+	set.StringVar(&f.resolver, "resolver", "", "name `server` to ask, as address or address:port (default: the system's)")
+	set.BoolVar(&f.check.CacheOnly, "cache-only", false, "do not ask the zone's own name servers")
+	set.DurationVar(&f.timeout, "timeout", 15*time.Second, "time for each domain")
+	set.BoolVar(&f.json, "json", false, "print JSON, one report a line with several domains or -watch")
+	set.BoolVar(&f.html, "html", false, "print one page of HTML")
+	set.BoolVar(&f.zone, "zone", false, "print the records to publish as lines of a zone file")
+	set.BoolVar(&f.quiet, "quiet", false, "print nothing; the exit code tells")
+	set.BoolVar(&f.strict, "strict", false, "warnings count as failures in the exit code")
+	set.DurationVar(&f.watch, "watch", 0, "check again at this `interval` and print what changed, until interrupted")
+	return set, f
+}
+
+func profileNames() string {
+	var names []string
+	for _, p := range fluxly.DomainProfiles() {
+		names = append(names, string(p))
+	}
+	return strings.Join(names, ", ")
+}
+
+// parseMixed lets flags stand after arguments, where people put them.
+func parseMixed(set *flag.FlagSet, args []string) (rest []string, err error) {
+	for {
+		if err := set.Parse(args); err != nil {
+			return nil, err
+		}
+		args = set.Args()
+		if len(args) == 0 {
+			return rest, nil
+		}
+		rest = append(rest, args[0])
+		args = args[1:]
+	}
+}
+
+func dnscheck(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	set, f := dnscheckFlagSet(stderr)
+	domains, err := parseMixed(set, args)
+	if errors.Is(err, flag.ErrHelp) {
+		return exitOK
+	}
+	if err != nil {
+		return exitUsage
+	}
+	fail := func(err error) int {
+		fmt.Fprintln(stderr, "fluxly dnscheck:", err)
+		return exitUsage
+	}
+	switch {
+	case len(domains) == 0:
+		set.Usage()
+		return exitUsage
+	case f.watch != 0 && len(domains) > 1:
+		return fail(errors.New("-watch takes one domain"))
+	case f.html && len(domains) > 1:
+		return fail(errors.New("-html takes one domain"))
+	}
+	if err := f.settle(); err != nil {
+		return fail(err)
+	}
+	if f.watch != 0 {
+		return f.watchDomain(ctx, domains[0], stdout, stderr)
+	}
+	code := exitOK
+	for _, r := range fluxly.CheckDomains(ctx, domains, f.check) {
+		if r.Report == nil {
+			code = fail(r.Err)
+			continue
+		}
+		if err := f.print(stdout, r.Report, len(domains) > 1); err != nil {
+			return fail(err)
+		}
+		if code != exitUsage {
+			code = worseCode(code, f.code(r.Report))
+		}
+	}
+	return code
+}
+
+// settle turns the flags into settings.
+func (f *dnscheckFlags) settle() error {
+	f.check.Timeout = f.timeout
+	if f.resolver != "" {
+		c, err := fluxly.NewDNSClient(fluxly.DNSClientConfig{Servers: []string{f.resolver}})
+		if err != nil {
+			return err
+		}
+		f.check.Resolver = c
+	}
+	for p := range strings.SplitSeq(f.profiles, ",") {
+		if p = strings.TrimSpace(p); p != "" {
+			f.check.Profiles = append(f.check.Profiles, fluxly.DomainProfile(p))
+		}
+	}
+	for s := range strings.SplitSeq(f.ips, ",") {
+		if s = strings.TrimSpace(s); s == "" {
+			continue
+		}
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return fmt.Errorf("-ip %q is not an IP address", s)
+		}
+		f.check.Addresses = append(f.check.Addresses, a)
+	}
+	if f.postmark == "" {
+		return nil
+	}
+	in := os.Stdin
+	if f.postmark != "-" {
+		file, err := os.Open(f.postmark)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		in = file
+	}
+	if err := json.NewDecoder(io.LimitReader(in, 1<<20)).Decode(&f.check.Postmark); err != nil {
+		return fmt.Errorf("-postmark %s holds no JSON object of a Postmark domain: %w", f.postmark, err)
+	}
+	return nil
+}
+
+func (f *dnscheckFlags) print(w io.Writer, r *fluxly.DomainReport, many bool) error {
+	switch {
+	case f.quiet:
+		return nil
+	case f.json:
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		if !many && f.watch == 0 {
+			e.SetIndent("", "  ")
+		}
+		return e.Encode(r)
+	case f.html:
+		return r.WriteHTML(w)
+	case f.zone:
+		_, err := io.WriteString(w, r.Zone())
+		return err
+	}
+	text := r.Text()
+	if many {
+		text += "\n"
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+func (f *dnscheckFlags) code(r *fluxly.DomainReport) int {
+	switch {
+	case r.Level == fluxly.DomainFail:
+		return exitFail
+	case r.Level == fluxly.DomainUnknown:
+		return exitUnknown
+	case f.strict && r.Level == fluxly.DomainWarn:
+		return exitFail
+	}
+	return exitOK
+}
+
+func worseCode(a, b int) int {
+	if a == exitFail || b == exitFail {
+		return exitFail
+	}
+	return max(a, b)
+}
+
+func (f *dnscheckFlags) watchDomain(ctx context.Context, domain string, stdout, stderr io.Writer) int {
+	code := exitOK
+	if name, selector, ok := strings.Cut(domain, "="); ok {
+		domain, f.check.DKIMSelector = name, selector
+	}
+	first := true
+	err := fluxly.WatchDomain(ctx, domain, f.check, f.watch, func(r *fluxly.DomainReport, changes []fluxly.DomainChange) bool {
+		code = f.code(r)
+		switch {
+		case f.quiet:
+		case f.json:
+			e := json.NewEncoder(stdout)
+			e.SetEscapeHTML(false)
+			_ = e.Encode(struct {
+				Report  *fluxly.DomainReport  `json:"report"`
+				Changes []fluxly.DomainChange `json:"changes"`
+			}{r, changes})
+		case first:
+			_ = f.print(stdout, r, false)
+		default:
+			for _, c := range changes {
+				fmt.Fprintf(stdout, "%s  %s\n", r.CheckedAt.Format(time.TimeOnly), c.Text)
+			}
+		}
+		first = false
+		return true
+	})
+	if errors.Is(err, fluxly.ErrInvalid) {
+		fmt.Fprintln(stderr, "fluxly dnscheck:", err)
+		return exitUsage
+	}
+	return code // the user ended it; the last report counts
+}

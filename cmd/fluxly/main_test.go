@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/getfluxly/fluxly"
+	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
+)
+
+const key = "k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCjBFkLAXeBawVIGGWH6nX/XALKufcuCSd82weagn5NrkZ4b6sJLam55RQLulX5YRFcL7JsoQmgLvJCvr2a5VpINs98JiYHauMYgkJ2fvqvD9ATa0OP9KGOUfBeLESef1yT93w5Xhcnij3BsfeuVu2g65kG6NDQzCxrrXLCOlvIhwIDAQAB"
+
+const zone = `
+good.test MX 10 mail.good.test
+good.test TXT "v=spf1 include:spf.mtasv.net ~all"
+s1._domainkey.good.test TXT "` + key + `"
+pm-bounces.good.test CNAME pm.mtasv.net
+_dmarc.good.test TXT "v=DMARC1; p=reject; rua=mailto:d@good.test"
+weak.test MX 10 mail.weak.test
+weak.test TXT "v=spf1 include:spf.mtasv.net ?all"
+s1._domainkey.weak.test TXT "` + key + `"
+pm-bounces.weak.test CNAME pm.mtasv.net
+_dmarc.weak.test TXT "v=DMARC1; p=reject; rua=mailto:d@weak.test"
+bad.test MX 10 mail.bad.test
+spf.mtasv.net TXT "v=spf1 ip4:203.0.113.0/25 -all"
+`
+
+func TestRun(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone)
+	s.Fail("silent.test", "*", dnstest.Fault{RCode: 2})
+	object := filepath.Join(t.TempDir(), "domain.json")
+	if err := os.WriteFile(object, []byte(`{"Name":"good.test","ID":36735,"DKIMVerified":true,"DKIMHost":"s1._domainkey.good.test","DKIMTextValue":"`+key+`","ReturnPathDomain":"pm-bounces.good.test"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dns := func(args ...string) []string {
+		return append([]string{"dnscheck", "-resolver", s.Addr, "-cache-only"}, args...)
+	}
+	tests := []struct {
+		name   string
+		args   []string
+		code   int
+		out    string
+		stderr string
+	}{
+		{name: "nothing", code: exitUsage, stderr: "dnscheck"},
+		{name: "help", args: []string{"help"}, out: "dnscheck"},
+		{name: "version", args: []string{"version"}, out: "fluxly "},
+		{name: "unknown command", args: []string{"fly"}, code: exitUsage, stderr: `unknown command "fly"`},
+		{name: "command help", args: []string{"dnscheck", "-h"}, stderr: "Exit code"},
+		{name: "no domain", args: []string{"dnscheck"}, code: exitUsage, stderr: "DOMAIN"},
+		{name: "bad flag", args: []string{"dnscheck", "-x"}, code: exitUsage, stderr: "-x"},
+		{name: "bad domain", args: dns("a b"), code: exitUsage, stderr: `domain "a b"`},
+		{name: "bad resolver", args: []string{"dnscheck", "good.test", "-resolver", "somewhere"}, code: exitUsage, stderr: "not an IP address"},
+		{name: "bad profile", args: dns("good.test", "-profile", "x"), code: exitUsage, stderr: "no such profile"},
+		{name: "bad address", args: dns("good.test", "-ip", "1.2.3"), code: exitUsage, stderr: "not an IP address"},
+		{name: "no such file", args: dns("good.test", "-postmark", object+"x"), code: exitUsage, stderr: "no such file"},
+		{name: "healthy, flags behind", args: dns("good.test", "-selector", "s1"), out: "good.test: ready to send"},
+		{name: "healthy, Postmark's object", args: dns("-postmark", object, "good.test"), out: "good.test: ready to send"},
+		{name: "healthy, address", args: dns("good.test", "-selector", "s1", "-ip", "203.0.113.9, 192.0.2.1"), out: "SPF for mail from 203.0.113.9: pass"},
+		{name: "quiet", args: dns("good.test", "-selector", "s1", "-quiet")},
+		{name: "warnings", args: dns("weak.test", "-selector", "s1"), out: "warn"},
+		{name: "warnings, strict", args: dns("weak.test", "-selector", "s1", "-strict"), code: exitFail, out: "warn"},
+		{name: "no selector", args: dns("good.test"), code: exitUnknown, out: "no selector was given"},
+		{name: "broken", args: dns("bad.test", "-selector", "s1"), code: exitFail, out: "not ready to send"},
+		{name: "zone", args: dns("bad.test", "-selector", "s1", "-zone"), code: exitFail, out: "_dmarc.bad.test.\t300\tIN\tTXT\t\"v=DMARC1; p=none;"},
+		{name: "page", args: dns("bad.test", "-selector", "s1", "-html"), code: exitFail, out: "<!DOCTYPE html>"},
+		{name: "several", args: dns("good.test=s1", "bad.test=s1"), code: exitFail, out: "bad.test: not ready"},
+		{name: "several, one is no domain", args: dns("good.test=s1", "nonsense"), code: exitUsage, out: "good.test: ready", stderr: "nonsense"},
+		{name: "profiles", args: dns("good.test", "-selector", "s1", "-profile", "bulk-sender,bimi,mta-sts,tls-rpt,dnssec"), out: "bulk-sender"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var out, stderr bytes.Buffer
+			if code := run(t.Context(), tt.args, &out, &stderr); code != tt.code {
+				t.Errorf("exit code %d, want %d", code, tt.code)
+			}
+			if !strings.Contains(out.String(), tt.out) || tt.out == "" && out.Len() > 0 {
+				t.Errorf("output lacks %q:\n%s", tt.out, &out)
+			}
+			if !strings.Contains(stderr.String(), tt.stderr) || tt.stderr == "" && stderr.Len() > 0 {
+				t.Errorf("standard error lacks %q:\n%s", tt.stderr, &stderr)
+			}
+		})
+	}
+}
+
+func TestRunJSON(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone)
+	var out, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"dnscheck", "-json", "-resolver", s.Addr, "-cache-only", "good.test=s1", "bad.test=s1"}, &out, &stderr); code != exitFail {
+		t.Errorf("exit code %d: %s", code, &stderr)
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) != 2 {
+		t.Fatalf("%d lines:\n%s", len(lines), &out)
+	}
+	for i, want := range []bool{true, false} {
+		var r fluxly.DomainReport
+		if err := json.Unmarshal([]byte(lines[i]), &r); err != nil || r.Ready != want {
+			t.Errorf("%v: %v, %v", lines[i], r.Ready, err)
+		}
+	}
+}

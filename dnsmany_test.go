@@ -1,0 +1,126 @@
+package fluxly
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
+)
+
+func TestCheckDomains(t *testing.T) {
+	t.Parallel()
+	var zoneText strings.Builder
+	var domains []string
+	for i := range 40 {
+		d := fmt.Sprintf("acme%d.test", i)
+		for line := range strings.Lines(healthyZone) {
+			if i == 0 || strings.Contains(strings.Fields(line + " x")[0], "acme.test") {
+				zoneText.WriteString(strings.ReplaceAll(line, "acme.test", d))
+			}
+		}
+		domains = append(domains, d+"="+testSelector)
+	}
+	domains = append(domains, "not a domain")
+	s := dnstest.Start(t, zoneText.String())
+	results := CheckDomains(t.Context(), domains, DomainCheck{Resolver: testClient(t, s), CacheOnly: true, InFlight: 4})
+	for i, r := range results[:40] {
+		if r.Err != nil || r.Domain != fmt.Sprintf("acme%d.test", i) || !r.Report.Ready {
+			t.Errorf("%s: %v\n%s", r.Domain, r.Err, r.Report.Text())
+		}
+		for _, q := range r.Report.Queries {
+			if strings.HasPrefix(q.Name, "acme") && !strings.HasSuffix(q.Name, r.Domain) {
+				t.Errorf("%s lists the question %s", r.Domain, q.Name)
+			}
+		}
+	}
+	if r := results[40]; !errors.Is(r.Err, ErrInvalid) || r.Report != nil {
+		t.Errorf("%+v", r)
+	}
+	n := 0
+	for _, q := range s.Asked() {
+		if q == "spf.mtasv.net TXT" {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("spf.mtasv.net was asked %d times", n)
+	}
+}
+
+func TestCompareReports(t *testing.T) {
+	t.Parallel()
+	dkim := testSelector + "._domainkey.acme.test"
+	check := func(zoneText string, fail ...string) *DomainReport {
+		s := dnstest.Start(t, zoneText)
+		for _, f := range fail {
+			s.Fail(f, "*", dnstest.Fault{RCode: 2})
+		}
+		r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	healthy := check(zone())
+	lines := func(cs []DomainChange) []string {
+		out := []string{}
+		for _, c := range cs {
+			out = append(out, strings.TrimRight(c.Kind+" "+c.Code+" "+c.Name, " "))
+		}
+		return out
+	}
+	tests := []struct {
+		name          string
+		before, after *DomainReport
+		want          []string
+	}{
+		{"nothing", healthy, check(zone()), []string{}},
+		{"key removed", healthy, check(zone("-" + dkim + " TXT")), []string{"ready", "record  " + dkim, "new dkim_missing " + dkim, "new align_dkim", "gone dkim_rsa_1024 " + dkim}},
+		{"policy changed", healthy, check(zone(`_dmarc.acme.test TXT "v=DMARC1; p=none; rua=mailto:d@acme.test"`)), []string{"record  _dmarc.acme.test", "new dmarc_p_none _dmarc.acme.test"}},
+		{"resolver silent about SPF", healthy, check(zone(), "acme.test"), []string{"new mail_unasked acme.test", "new spf_unasked acme.test"}},
+		{"key could not be asked", healthy, check(zone(), dkim), []string{"ready", "new dkim_unasked " + dkim}},
+	}
+	for _, tt := range tests {
+		got := lines(CompareReports(tt.before, tt.after))
+		if d := cmp.Diff(tt.want, got, cmp.Transformer("sort", func(s []string) map[string]bool {
+			m := map[string]bool{}
+			for _, v := range s {
+				m[v] = true
+			}
+			return m
+		})); d != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, d)
+		}
+	}
+}
+
+func TestWatchDomain(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone("-_dmarc.acme.test TXT"))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var got []DomainChange
+	calls := 0
+	err := WatchDomain(ctx, "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true}, time.Nanosecond, func(r *DomainReport, changes []DomainChange) bool {
+		calls++
+		got = append(got, changes...)
+		s.Set(t, zone())
+		return calls < 2
+	})
+	if err != nil || calls != 2 || len(got) == 0 || got[0].Kind != "ready" {
+		t.Errorf("%v, %d calls, %+v", err, calls, got)
+	}
+	if err := WatchDomain(ctx, "nonsense", DomainCheck{}, 0, nil); !errors.Is(err, ErrInvalid) {
+		t.Error(err)
+	}
+	cancel()
+	if err := WatchDomain(ctx, "acme.test", DomainCheck{Resolver: testClient(t, s)}, 0, nil); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}

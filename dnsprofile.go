@@ -1,0 +1,215 @@
+package fluxly
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/getfluxly/fluxly/internal/taglist"
+)
+
+// DomainProfile names a set of additional checks.
+type DomainProfile string
+
+const (
+	// BulkSender is what Gmail, Yahoo and Microsoft ask of those who send
+	// 5,000 mails a day and more: SPF, DKIM, an aligned pass, and a DMARC
+	// record of at least p=none. (They also ask for one-click unsubscribe,
+	// RFC 8058, which is not in the DNS.)
+	BulkSender DomainProfile = "bulk-sender"
+	// BIMI is the logo record at default._bimi.
+	BIMI DomainProfile = "bimi"
+	// MTASTS is the record at _mta-sts (RFC 8461). The policy file behind it
+	// is on the web and is not looked at.
+	MTASTS DomainProfile = "mta-sts"
+	// TLSRPT is the record at _smtp._tls (RFC 8460).
+	TLSRPT DomainProfile = "tls-rpt"
+	// DNSSEC says whether the zone is signed and the resolver validates it.
+	DNSSEC DomainProfile = "dnssec"
+)
+
+var domainProfiles = []DomainProfile{BulkSender, BIMI, MTASTS, TLSRPT, DNSSEC}
+
+// DomainProfiles lists the profiles.
+func DomainProfiles() []DomainProfile { return slices.Clone(domainProfiles) }
+
+// checkProfile asks what a profile needs beyond the rest.
+func (k *checker) checkProfile(ctx context.Context, p DomainProfile) {
+	switch p {
+	case BIMI:
+		k.oneRecord(ctx, p, "default._bimi."+k.domain, "v=BIMI1", k.bimi)
+	case MTASTS:
+		k.oneRecord(ctx, p, "_mta-sts."+k.domain, "v=STSv1", k.mtaSTS)
+	case TLSRPT:
+		k.oneRecord(ctx, p, "_smtp._tls."+k.domain, "v=TLSRPTv1", k.tlsRPT)
+	case DNSSEC:
+		k.dnssec(ctx)
+	}
+}
+
+// oneRecord fetches a record of which there must be exactly one.
+func (k *checker) oneRecord(ctx context.Context, p DomainProfile, name, version string, read func(name, text string)) {
+	area, code := string(p), strings.ReplaceAll(string(p), "-", "")
+	r := k.ask.ask(ctx, name, "TXT")
+	if r.state == dnsFailed {
+		k.add(code+"_unasked", DomainFinding{Area: area, Name: name, Type: "TXT", Summary: "Could not ask for the record at " + name + ": " + r.why + ".", Fix: "Run the check again. This says nothing about whether the record is there."})
+		return
+	}
+	var texts []string
+	for _, t := range r.texts() {
+		if head, _, _ := strings.Cut(t, ";"); strings.TrimSpace(head) == version {
+			texts = append(texts, t)
+		}
+	}
+	switch len(texts) {
+	case 0:
+		k.add(code+"_missing", DomainFinding{Area: area, Name: name, Type: "TXT", Found: r.texts(), Summary: "There is no " + version + " record at " + name + "."})
+	case 1:
+		k.note(area, "record found at "+name)
+		read(name, texts[0])
+	default:
+		k.add(code+"_multiple", DomainFinding{Area: area, Name: name, Type: "TXT", Found: texts, Summary: fmt.Sprintf("There are %d records at %s; with more than one, none is used.", len(texts), name), Fix: "Keep exactly one of them."})
+	}
+}
+
+func (k *checker) tagFaults(code, name, text string) (taglist.List, func(format string, args ...any)) {
+	bad := func(format string, args ...any) {
+		k.add(code, DomainFinding{Name: name, Type: "TXT", Found: []string{text}, Summary: fmt.Sprintf(format, args...)})
+	}
+	l := taglist.Parse(text, false)
+	for _, f := range l.Faults {
+		if f.Kind != taglist.Empty {
+			bad("The record at %s cannot be read at byte %d: %s.", name, f.Pos, f.Text)
+		}
+	}
+	return l, bad
+}
+
+func (k *checker) bimi(name, text string) {
+	l, bad := k.tagFaults("bimi_syntax", name, text)
+	logo, has := l.Get("l")
+	switch {
+	case !has:
+		bad("The BIMI record has no l= tag for the logo.")
+	case logo.Value != "" && !strings.HasPrefix(logo.Value, "https://"):
+		bad("The BIMI logo must be at an https:// address, not %q.", clip(logo.Value, 60))
+	}
+	if a, ok := l.Get("a"); ok && a.Value != "" && a.Value != "self" && !strings.HasPrefix(a.Value, "https://") {
+		bad("The BIMI certificate must be at an https:// address, not %q.", clip(a.Value, 60))
+	}
+}
+
+func (k *checker) mtaSTS(name, text string) {
+	l, bad := k.tagFaults("mtasts_syntax", name, text)
+	id := l.Value("id")
+	valid := id != "" && len(id) <= 32
+	for i := range len(id) {
+		c := id[i] | 0x20
+		valid = valid && (c >= 'a' && c <= 'z' || id[i] >= '0' && id[i] <= '9')
+	}
+	if !valid {
+		bad("The MTA-STS record needs an id of 1 to 32 letters and digits; it has %s.", strconv.Quote(clip(id, 40)))
+	}
+}
+
+func (k *checker) tlsRPT(name, text string) {
+	l, bad := k.tagFaults("tlsrpt_syntax", name, text)
+	rua := l.Value("rua")
+	if rua == "" {
+		bad("The TLS-RPT record has no report address (rua).")
+	}
+	for u := range strings.SplitSeq(rua, ",") {
+		if u = strings.TrimSpace(u); u != "" && !strings.HasPrefix(u, "mailto:") && !strings.HasPrefix(u, "https://") {
+			bad("The TLS report address %q is neither mailto: nor https:.", clip(u, 60))
+		}
+	}
+}
+
+// dnssec: a zone is signed when its parent holds a DS record for it. A
+// resolver that validates answers SERVFAIL where the signatures are wrong.
+func (k *checker) dnssec(ctx context.Context) {
+	area := string(DNSSEC)
+	if k.ask.querier == nil {
+		k.add("dnssec_unasked", DomainFinding{Area: area, Name: k.domain, Type: "DS", Summary: "DNSSEC could not be looked at, because the resolver given hides it.", Fix: "Check with a DNSClient as resolver."})
+		return
+	}
+	apex := k.domain
+	if z := k.zone(); z.apex != "" {
+		apex = z.apex
+	}
+	ds := k.ask.ask(ctx, apex, "DS")
+	own := k.ask.ask(ctx, k.domain, "TXT")
+	switch {
+	case ds.state == dnsFailed:
+		k.add("dnssec_unasked", DomainFinding{Area: area, Name: apex, Type: "DS", Summary: "Could not ask whether " + apex + " is signed: " + ds.why + "."})
+	case ds.absent():
+		k.add("dnssec_unsigned", DomainFinding{Area: area, Name: apex, Type: "DS", Summary: "The zone " + apex + " is not signed with DNSSEC."})
+	case own.servfail:
+		k.add("dnssec_bogus", DomainFinding{
+			Area: area, Name: k.domain, Type: "TXT",
+			Summary: "The zone " + apex + " is signed, and the resolver refuses its answers (SERVFAIL), as it does when signatures are wrong.",
+			Fix:     "Have the zone signed anew, or remove the DS record at the registrar until it is.",
+		})
+	case own.secure:
+		k.note(area, "signed, and validated by the resolver")
+	default:
+		k.note(area, "signed; the resolver does not say that it validates")
+	}
+}
+
+// judgeProfile draws conclusions from the whole report.
+func (k *checker) judgeProfile(p DomainProfile) {
+	switch p {
+	case BulkSender:
+		k.bulkSender()
+	case BIMI:
+		d := k.report.DMARC
+		if d.State != "ok" || d.Policy == "none" || d.Policy == "" {
+			k.add("bimi_policy", DomainFinding{
+				Name: d.Host, Type: "TXT",
+				Summary: "A logo is shown only with a DMARC policy of quarantine or reject; it is " + strconv.Quote(d.Policy) + ".",
+				Fix:     "Take the steps for DMARC first.",
+			})
+		} else if r := parseDMARC(d.Record); r.sp == "none" {
+			k.add("bimi_policy", DomainFinding{
+				Name: d.Host, Type: "TXT", Found: []string{d.Record},
+				Summary: "A logo is shown only when subdomains are protected too; the record says sp=none.",
+				Fix:     "Remove sp, or set it to quarantine or reject.",
+			})
+		}
+	}
+}
+
+func (k *checker) bulkSender() {
+	r := k.report
+	ask := func(code, summary, fix string) {
+		k.add(code, DomainFinding{Summary: summary, Fix: fix})
+	}
+	ok := true
+	if !r.Alignment.DKIM.Aligned && !r.Alignment.SPF.Aligned {
+		ok = false
+		unknown := len(r.DKIM) == 0 || slices.ContainsFunc(r.DKIM, func(d DKIMReport) bool { return d.State == "unknown" }) || r.ReturnPath.State == "unknown"
+		if unknown {
+			ask("bulk_unknown", "Whether mail passes DMARC with an aligned domain could not be told.", "See DKIM above.")
+		} else {
+			ask("bulk_alignment", "Large receivers ask that mail pass DKIM or SPF for the domain of From; neither aligns.", "See Alignment above.")
+		}
+	}
+	switch r.DMARC.State {
+	case "missing", "broken":
+		ok = false
+		ask("bulk_dmarc", "Large receivers ask for a DMARC record of at least p=none.", "See DMARC above.")
+	case "unknown":
+		ok = false
+		ask("bulk_unknown", "Whether there is a DMARC record could not be told.", "See DMARC above.")
+	}
+	if r.SPF.State == "multiple" || r.SPF.State == "broken" {
+		ok = false
+		ask("bulk_spf", "Large receivers ask for a sound SPF record beside DKIM; the one at "+r.Domain+" is not.", "See SPF above.")
+	}
+	if ok {
+		k.note(string(BulkSender), "what Gmail, Yahoo and Microsoft ask in the DNS is there; marketing mail also needs one-click unsubscribe")
+	}
+}

@@ -1,0 +1,65 @@
+package fluxly
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
+)
+
+func TestDomainProfiles(t *testing.T) {
+	t.Parallel()
+	dkim := testSelector + "._domainkey.acme.test"
+	tests := []struct {
+		name    string
+		profile DomainProfile
+		zone    string
+		fail    string // name that gets SERVFAIL
+		want    []string
+	}{
+		{"bulk, all there", BulkSender, zone(), "", []string{}},
+		{"bulk, nothing there", BulkSender, zone("-"+dkim+" TXT", "-_dmarc.acme.test TXT", "-pm-bounces.acme.test CNAME"), "", []string{"fail bulk_alignment", "fail bulk_dmarc"}},
+		{"bulk, two SPF", BulkSender, zone(`acme.test TXT "v=spf1 -all"`, `acme.test TXT "v=spf1 ~all"`), "", []string{"fail bulk_spf"}},
+		{"bulk, DMARC not to be asked", BulkSender, zone(), "_dmarc.acme.test", []string{"unknown bulk_unknown"}},
+		{"bimi, none", BIMI, zone(), "", []string{"info bimi_missing"}},
+		{"bimi, sound", BIMI, zone(`default._bimi.acme.test TXT "v=BIMI1; l=https://acme.test/logo.svg; a="`), "", []string{}},
+		{"bimi, http and weak policy", BIMI, zone(`default._bimi.acme.test TXT "v=BIMI1; l=http://acme.test/logo.svg"`, `_dmarc.acme.test TXT "v=DMARC1; p=none; rua=mailto:d@acme.test"`), "", []string{"info bimi_policy", "info bimi_syntax"}},
+		{"bimi, subdomains open", BIMI, zone(`default._bimi.acme.test TXT "v=BIMI1; l="`, `_dmarc.acme.test TXT "v=DMARC1; p=reject; sp=none; rua=mailto:d@acme.test"`), "", []string{"info bimi_policy"}},
+		{"mta-sts, none", MTASTS, zone(), "", []string{"info mtasts_missing"}},
+		{"mta-sts, sound", MTASTS, zone(`_mta-sts.acme.test TXT "v=STSv1; id=20260101T000000;"`), "", []string{}},
+		{"mta-sts, bad id", MTASTS, zone(`_mta-sts.acme.test TXT "v=STSv1; id=2026-01"`), "", []string{"info mtasts_syntax"}},
+		{"mta-sts, two", MTASTS, zone(`_mta-sts.acme.test TXT "v=STSv1; id=1"`, `_mta-sts.acme.test TXT "v=STSv1; id=2"`), "", []string{"info mtasts_multiple"}},
+		{"mta-sts, not to be asked", MTASTS, zone(), "_mta-sts.acme.test", []string{"unknown mtasts_unasked"}},
+		{"tls-rpt, sound", TLSRPT, zone(`_smtp._tls.acme.test TXT "v=TLSRPTv1; rua=mailto:tls@acme.test,https://acme.test/tls"`), "", []string{}},
+		{"tls-rpt, bad", TLSRPT, zone(`_smtp._tls.acme.test TXT "v=TLSRPTv1; rua=tls@acme.test"`), "", []string{"info tlsrpt_syntax"}},
+		{"dnssec, unsigned", DNSSEC, zone(), "", []string{"info dnssec_unsigned"}},
+		{"dnssec, not to be asked", DNSSEC, zone(), "acme.test", []string{"unknown dnssec_unasked"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := dnstest.Start(t, tt.zone)
+			if tt.fail != "" {
+				s.Fail(tt.fail, "*", dnstest.Fault{RCode: 2})
+			}
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true, Profiles: []DomainProfile{tt.profile}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := []string{}
+			for _, f := range r.Findings {
+				if f.Area == string(tt.profile) {
+					got = append(got, string(f.Level)+" "+f.Code)
+				}
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+			if !slices.ContainsFunc(r.Areas, func(a DomainArea) bool { return a.Name == string(tt.profile) }) {
+				t.Errorf("no area %s", tt.profile)
+			}
+		})
+	}
+}

@@ -1,0 +1,163 @@
+package fluxly
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
+)
+
+// brokenZone has most of what goes wrong in practice.
+const brokenZone = `
+acme.test SOA ns1.acme.test 300
+acme.test NS ns1.acme.test
+acme.test NS ns2.acme.test
+ns1.acme.test A 192.0.2.1
+ns2.acme.test A 192.0.2.2
+acme.test TXT "v=spf1 include:_spf.office.test -all"
+acme.test TXT "v=spf1 a:www.acme.test mx ?all"
+acme.test TXT "“v=spf1 include:spf.mtasv.net -all”"
+acme.test MX 0 .
+_spf.office.test TXT "v=spf1 ip4:198.51.100.0/24 -all"
+spf.mtasv.net TXT "v=spf1 ip4:203.0.113.0/25 -all"
+20231123163444pm._domainkey.acme.test.acme.test TXT "` + testKey + `"
+pm-bounces.acme.test A 192.0.2.80
+_dmarc.acme.test TXT "v=DMARC1; p=none; sp=none; pct=50; rua=mailto:reports@elsewhere.test!10m"
+elsewhere.test MX 10 mx.elsewhere.test
+`
+
+func brokenReport(t *testing.T) *DomainReport {
+	t.Helper()
+	s := dnstest.Start(t, brokenZone)
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, DKIMValue: testKey, Resolver: testClient(t, s)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.CheckedAt = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	return r
+}
+
+func TestReportOutputs(t *testing.T) {
+	t.Parallel()
+	r := brokenReport(t)
+	wantGolden(t, "dnscheck/broken.txt", []byte(r.Text()))
+	wantGolden(t, "dnscheck/broken.zone", []byte(r.Zone()))
+	var page bytes.Buffer
+	if err := r.WriteHTML(&page); err != nil {
+		t.Fatal(err)
+	}
+	wantGolden(t, "dnscheck/broken.html", page.Bytes())
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantGolden(t, "dnscheck/broken.json", append(data, '\n'))
+	var back DomainReport
+	if err := json.Unmarshal(data, &back); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(*r, back, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+		t.Errorf("JSON does not come back equal:\n%s", d)
+	}
+}
+
+// What others publish must not drive a terminal or a page.
+func TestReportHostile(t *testing.T) {
+	t.Parallel()
+	evil := `<script>alert(1)</script>` + "\x1b[2J\x07"
+	s := dnstest.Start(t, zone("-_dmarc.acme.test TXT", fmt.Sprintf("_dmarc.acme.test TXT %q", "v=DMARC1; p="+evil)))
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var page bytes.Buffer
+	if err := r.WriteHTML(&page); err != nil {
+		t.Fatal(err)
+	}
+	for name, out := range map[string]string{"text": r.Text(), "zone": r.Zone(), "page": page.String()} {
+		if strings.ContainsAny(out, "\x1b\x07") || name == "page" && strings.Contains(out, "<script") {
+			t.Errorf("%s lets it through:\n%q", name, out)
+		}
+	}
+}
+
+// schema derives a JSON schema from the report's types, so that the published
+// one cannot fall behind.
+func schema(t reflect.Type, defs map[string]any) map[string]any {
+	switch t {
+	case reflect.TypeFor[time.Time]():
+		return map[string]any{"type": "string", "format": "date-time"}
+	case reflect.TypeFor[netip.Addr]():
+		return map[string]any{"type": "string"}
+	case reflect.TypeFor[DomainLevel]():
+		return map[string]any{"enum": domainLevels}
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return schema(t.Elem(), defs)
+	case reflect.Slice:
+		return map[string]any{"type": []string{"array", "null"}, "items": schema(t.Elem(), defs)}
+	case reflect.Bool:
+		return map[string]any{"type": "boolean"}
+	case reflect.Int:
+		return map[string]any{"type": "integer"}
+	case reflect.String:
+		return map[string]any{"type": "string"}
+	case reflect.Struct:
+		if _, ok := defs[t.Name()]; !ok {
+			defs[t.Name()] = nil
+			props, required := map[string]any{}, []string{}
+			for f := range t.Fields() {
+				name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
+				p := schema(f.Type, defs)
+				if f.Type.Kind() == reflect.Pointer && !strings.Contains(opts, "omitempty") {
+					p = map[string]any{"anyOf": []any{p, map[string]any{"type": "null"}}}
+				}
+				props[name] = p
+				if !strings.Contains(opts, "omitempty") {
+					required = append(required, name)
+				}
+			}
+			defs[t.Name()] = map[string]any{"type": "object", "properties": props, "required": required, "additionalProperties": false}
+		}
+		return map[string]any{"$ref": "#/$defs/" + t.Name()}
+	}
+	panic("no schema for " + t.String())
+}
+
+func TestReportSchema(t *testing.T) {
+	t.Parallel()
+	defs := map[string]any{}
+	root := schema(reflect.TypeFor[DomainReport](), defs)
+	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+	root["title"] = "Report of fluxly dnscheck"
+	root["$defs"] = defs
+	got, err := json.MarshalIndent(root, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	path := filepath.Join("docs", "domain-check.schema.json")
+	if os.Getenv("FLUXLY_UPDATE") != "" {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("%s is behind; run with FLUXLY_UPDATE=1:\n%s", path, d)
+	}
+}
