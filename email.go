@@ -66,6 +66,8 @@ type EmailOptions struct {
 	// result for the same arguments: a preview is the mail only as far as they
 	// do. One of the names that fluxly provides is refused.
 	Funcs map[string]any
+	// UTM adds campaign parameters to links; see [UTM].
+	UTM UTM
 }
 
 // EmailSchema lists what templates may read. A key that is not listed is
@@ -201,6 +203,7 @@ const keptBufferBytes = 256 << 10
 type emailSet struct {
 	emails map[string]*email
 	sorted []string
+	utm    UTM
 }
 
 // has reports whether there is an email of this name.
@@ -232,6 +235,7 @@ type emailVariant struct {
 	preheader *emailPart // nil when there is none
 	html      *emailPart // nil when there is none
 	text      *emailPart // nil when it is made from html
+	noUTM     bool
 }
 
 // variant chooses the language by the trait "locale", else "language": the
@@ -310,9 +314,15 @@ func (s *emailSet) render(name string, data *EmailData) (rendered, error) {
 		}
 	}
 	if v.text != nil {
-		out.Text, err = v.text.body(buf, name, &view)
-		return out, err
+		if out.Text, err = v.text.body(buf, name, &view); err != nil {
+			return rendered{}, err
+		}
 	}
-	out.Text = htmltext.Convert(out.HTML)
+	if len(s.utm.Domains) > 0 && !v.noUTM {
+		out.HTML, out.Text = s.utm.apply(out.HTML, out.Text, &d)
+	}
+	if v.text == nil {
+		out.Text = htmltext.Convert(out.HTML)
+	}
 	return out, nil
 }

@@ -25,7 +25,8 @@ func loadEmails(fsys fs.FS, o EmailOptions) (*emailSet, []Problem) {
 	html, text, problems := readTemplates(fsys)
 	l.report(problems...)
 	l.html, l.text = l.parseAll(html), l.parseAll(text)
-	set := &emailSet{emails: map[string]*email{}}
+	l.report(o.UTM.problems()...)
+	set := &emailSet{emails: map[string]*email{}, utm: o.UTM}
 	for _, g := range l.group() {
 		if e := l.compile(g); e != nil {
 			set.emails[g.name] = e
@@ -192,6 +193,13 @@ func (l *emailLoader) compile(g *emailGroup) *email {
 func (l *emailLoader) variant(e *email, src, def *emailSource) *emailVariant {
 	v := &emailVariant{lang: strings.ToLower(src.lang), settings: l.settings(src, def)}
 	v.settings.Lang = src.lang
+	for _, s := range []*emailSource{src, def} {
+		if h, _ := l.header(s, headerUTM); h != nil {
+			on, err := parseYes(h.value)
+			v.noUTM = err == nil && !on
+			break
+		}
+	}
 	var subject string
 	if h, f := l.header(src, headerSubject); h == nil {
 		l.report(fileProblem(src.main().path, 1, "has no subject; start the file with a line of ---, a line \"Subject: ...\", and a line of ---"))

@@ -45,11 +45,12 @@ const (
 	headerTrackOpens    = "Track-Opens"
 	headerTrackLinks    = "Track-Links"
 	headerLayout        = "Layout"
+	headerUTM           = "UTM"
 )
 
 var headerKeys = []string{
 	headerSubject, headerPreheader, headerFrom, headerReplyTo, headerStream, headerTopic, headerTag,
-	headerTransactional, headerTrackOpens, headerTrackLinks, headerLayout,
+	headerTransactional, headerTrackOpens, headerTrackLinks, headerLayout, headerUTM,
 }
 
 var (
@@ -248,6 +249,8 @@ func (f *templateFile) settings() (EmailSettings, []Problem) {
 			} else {
 				s.TrackOpens = OpensUntracked
 			}
+		case headerUTM:
+			_, err = parseYes(h.value)
 		case headerTrackLinks:
 			s.TrackLinks, err = parseLinkTracking(h.value)
 		}
