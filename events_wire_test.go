@@ -220,7 +220,10 @@ func TestReadEventsReaderFails(t *testing.T) {
 	if events != 1 || failures != 1 {
 		t.Errorf("%d events and %d failures, want one each", events, failures)
 	}
-	for range ReadEvents(strings.NewReader("x\ny\n")) {
+	for _, err := range ReadEvents(strings.NewReader("x\ny\n")) {
+		if err == nil {
+			t.Error("x is an event")
+		}
 		break // must not yield again
 	}
 }

@@ -187,7 +187,7 @@ func TestClientRetries(t *testing.T) {
 					return
 				}
 				var ae *APIError
-				if !errors.As(err, &ae) || (!errors.Is(err, tt.is) && tt.is != errAny) {
+				if !errors.As(err, &ae) || !(errors.Is(err, tt.is) || errors.Is(tt.is, errAny)) {
 					t.Fatalf("Track = %v, want an APIError that is %v", err, tt.is)
 				}
 				if ae.Tries != tt.tries {

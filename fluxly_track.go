@@ -165,7 +165,7 @@ func (e *BatchError) Unwrap() []error {
 // Is reports whether target is [ErrInvalid] and the API refused an event as
 // invalid. Other causes are found through Unwrap.
 func (e *BatchError) Is(target error) bool {
-	if target != ErrInvalid { //nolint:errorlint // a sentinel
+	if target != ErrInvalid {
 		return false
 	}
 	for _, r := range e.Rejections {
@@ -365,13 +365,14 @@ func rejectionsOf(r *reply) []Rejection {
 
 // oneOfBatch turns the rejections of a single event into its error.
 func oneOfBatch(list []Rejection) error {
-	for _, r := range list {
-		if r.Err != nil {
-			return r.Err
-		}
-		return &APIError{Op: opBatch, Status: http.StatusAccepted, Code: r.Code, Detail: r.Detail, Retryable: r.Retryable, Tries: 1}
+	if len(list) == 0 {
+		return nil
 	}
-	return nil
+	r := list[0]
+	if r.Err != nil {
+		return r.Err
+	}
+	return &APIError{Op: opBatch, Status: http.StatusAccepted, Code: r.Code, Detail: r.Detail, Retryable: r.Retryable, Tries: 1}
 }
 
 // Alias folds an earlier id into a person. It needs a server key. That the id

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -324,7 +325,7 @@ func TestIntakeBatchOrder(t *testing.T) {
 	var events []fluxly.Event
 	for i := range 90 {
 		e := fluxly.Event{Name: "a", Properties: fluxly.Properties{"n": i}}
-		switch person := fmt.Sprint(i % 7); i % 3 {
+		switch person := strconv.Itoa(i % 7); i % 3 {
 		case 0:
 			e.ExternalID = person
 		case 1:
