@@ -19,7 +19,8 @@ import (
 type Message struct {
 	// SendKey names the mail for good: run, step and visit. It travels as the
 	// Postmark metadata field "send_key" so that a lost reply can be settled
-	// by asking. Empty for mails that no run sends.
+	// by asking. Empty for mails that no run sends; else at most 80 visible
+	// ASCII characters.
 	SendKey string `json:"send_key,omitempty"`
 	// MessageID is the RFC 5322 Message-ID without angle brackets. The engine
 	// derives it from the SendKey, so it is the same on each try. A sender

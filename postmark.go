@@ -129,13 +129,17 @@ func (p *Postmark) Send(ctx context.Context, m *Message) (Receipt, error) {
 	}
 	reply, err := p.api.call(ctx, http.MethodPost, "/email", body)
 	if err != nil {
+		var de *DeliveryError
+		if errors.As(err, &de) && de.ProviderCode == postmarkInactive {
+			de.Recipient = addressOf(m.To)
+		}
 		return Receipt{}, err
 	}
 	var e postmarkEnvelope
 	if err := reply.decode(&e); err != nil {
 		return Receipt{}, p.api.unreadable(reply, err)
 	}
-	return p.api.outcome(reply, &e, m.To)
+	return p.api.outcome(reply, &e, addressOf(m.To))
 }
 
 // SendBatch hands mails over by POST /email/batch, 500 in a request. Each mail
@@ -230,7 +234,7 @@ func (b *postmarkBatch) send(ctx context.Context) {
 		return
 	}
 	for k, i := range b.index {
-		b.results[i].Receipt, b.results[i].Err = api.outcome(reply, &items[k], b.ms[i].To)
+		b.results[i].Receipt, b.results[i].Err = api.outcome(reply, &items[k], addressOf(b.ms[i].To))
 	}
 }
 
@@ -342,6 +346,15 @@ func (p *Postmark) encode(m *Message) ([]byte, error) {
 		return nil, fieldErrorf("message", "", "is %d bytes as JSON, Postmark takes 10 MB; shorten the bodies", len(body))
 	}
 	return body, nil
+}
+
+// addressOf is the address of a mailbox without its name.
+func addressOf(mailbox string) string {
+	m, err := mimemail.ParseMailbox(mailbox)
+	if err != nil {
+		return mailbox
+	}
+	return m.Addr
 }
 
 // PostmarkServer is what a Postmark server is set to, as far as sending goes.

@@ -11,9 +11,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -153,7 +155,7 @@ func TestPostmarkReplies(t *testing.T) {
 		"no code, no id":        {status: 200, body: `{"Message":"Message accepted, but delivery may be delayed."}`, id: "-"},
 		"no To, odd types":      {status: 200, body: `{"To":7,"ErrorCode":"0","Message":"OK","MessageID":"d","SubmittedAt":12,"New":{}}`, id: "d"},
 		"suppressed, as ok":     {status: 200, body: `{"ErrorCode":0,"Message":"Message OK, but will not deliver to these inactive addresses: ann@example.com","MessageID":"e"}`, want: recipient(refused(Permanent, 200, 406))},
-		"suppressed":            {status: 422, body: `{"ErrorCode":406,"Message":"You tried to send to recipient(s) that have been marked as inactive. Found inactive addresses: ann@example.com. Inactive recipients are ..."}`, want: refused(Permanent, 422, 406)},
+		"suppressed":            {status: 422, body: `{"ErrorCode":406,"Message":"You tried to send to recipient(s) that have been marked as inactive. Found inactive addresses: ann@example.com. Inactive recipients are ..."}`, want: recipient(refused(Permanent, 422, 406))},
 		"bad token":             {status: 401, body: `{"ErrorCode":10,"Message":"No Account or Server API tokens were supplied"}`, want: auth(refused(Permanent, 401, 10))},
 		"401, no body":          {status: 401, want: auth(refused(Permanent, 401, 0))},
 		"422, code 10":          {status: 422, body: `{"ErrorCode":10,"Message":"Bad or missing Server API token."}`, want: auth(refused(Permanent, 422, 10))},
@@ -190,7 +192,9 @@ func TestPostmarkReplies(t *testing.T) {
 				}
 				postmarkAnswer(tt.status, tt.body)(w, r, n)
 			})
-			got, err := f.sender(t).Send(t.Context(), sampleMessage())
+			m := sampleMessage()
+			m.To = "Ann <ann@example.com>"
+			got, err := f.sender(t).Send(t.Context(), m)
 			if n := len(f.seen()); n != 1 {
 				t.Errorf("%d requests, want 1", n)
 			}
@@ -244,8 +248,6 @@ func postmarkHangUp(t *testing.T, w http.ResponseWriter, first string) {
 
 func TestPostmarkLostReplies(t *testing.T) {
 	t.Parallel()
-	release := make(chan struct{})
-	t.Cleanup(func() { close(release) })
 	tests := map[string]func(w http.ResponseWriter, r *http.Request, n int){
 		"closed": func(w http.ResponseWriter, _ *http.Request, _ int) { postmarkHangUp(t, w, "") },
 		"cut short": func(w http.ResponseWriter, _ *http.Request, _ int) {
@@ -253,12 +255,6 @@ func TestPostmarkLostReplies(t *testing.T) {
 		},
 		"no http": func(w http.ResponseWriter, _ *http.Request, _ int) {
 			postmarkHangUp(t, w, "220 mail.example ESMTP\r\n")
-		},
-		"silence": func(_ http.ResponseWriter, r *http.Request, _ int) {
-			select {
-			case <-r.Context().Done():
-			case <-release:
-			}
 		},
 		"endless": func(w http.ResponseWriter, r *http.Request, _ int) {
 			for r.Context().Err() == nil {
@@ -272,11 +268,7 @@ func TestPostmarkLostReplies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newFakePostmark(t, h)
-			p := f.sender(t, func(c *PostmarkConfig) {
-				if name == "silence" {
-					c.Timeout = 50 * time.Millisecond
-				}
-			})
+			p := f.sender(t)
 			got, err := p.Send(t.Context(), sampleMessage())
 			if !errors.Is(err, ErrUnknownOutcome) || got != (Receipt{}) {
 				t.Errorf("%+v, %v", got, err)
@@ -296,6 +288,77 @@ func TestPostmarkLostReplies(t *testing.T) {
 			if n := len(f.seen()); n != 2 {
 				t.Errorf("%d requests after a batch, want 2", n)
 			}
+		})
+	}
+}
+
+// stuckTransport never answers. It says how far it got as net/http does.
+type stuckTransport struct {
+	traces, connects bool
+	tries            int
+}
+
+func (s *stuckTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	s.tries++
+	if trace := httptrace.ContextClientTrace(req.Context()); s.traces {
+		trace.GetConn("api.postmarkapp.com:443")
+		if s.connects {
+			trace.GotConn(httptrace.GotConnInfo{})
+		}
+	}
+	<-req.Context().Done()
+	return nil, req.Context().Err()
+}
+
+func TestPostmarkSilence(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		transport stuckTransport
+		deadline  time.Duration
+		kind      DeliveryKind
+		took      time.Duration
+		tries     int
+	}{
+		"after the connection":           {stuckTransport{traces: true, connects: true}, 0, Unknown, defaultPostmarkTimeout, 1},
+		"before the connection":          {stuckTransport{traces: true}, 0, Temporary, 3 * defaultPostmarkTimeout, 3},
+		"nobody knows how far it got":    {stuckTransport{}, 0, Unknown, defaultPostmarkTimeout, 1},
+		"after, the caller gives up":     {stuckTransport{traces: true, connects: true}, time.Second, Unknown, time.Second, 1},
+		"before, the caller gives up":    {stuckTransport{traces: true}, time.Second, Temporary, time.Second, 1},
+		"before, given up between tries": {stuckTransport{traces: true}, defaultPostmarkTimeout + time.Second, Temporary, defaultPostmarkTimeout + time.Second, 2},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p, err := NewPostmark(PostmarkConfig{
+					ServerToken: postmarkTestToken, MessageStream: "lifecycle", HTTPClient: &http.Client{Transport: &tt.transport},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				p.api.wait = func(int) time.Duration { return 0 }
+				ctx := t.Context()
+				if tt.deadline > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, tt.deadline)
+					defer cancel()
+				}
+				start := time.Now()
+				_, err = p.Send(ctx, sampleMessage())
+				var de *DeliveryError
+				if !errors.As(err, &de) || de.Kind != tt.kind {
+					t.Fatalf("%v, want %s", err, tt.kind)
+				}
+				if tt.deadline > 0 != errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("cause %v", de.Err)
+				}
+				if de.Account != (tt.deadline == 0 && tt.kind == Temporary) {
+					t.Errorf("account %t: %v", de.Account, err)
+				}
+				if d := time.Since(start); d != tt.took || tt.transport.tries != tt.tries {
+					t.Errorf("%d tries in %v, want %d in %v", tt.transport.tries, d, tt.tries, tt.took)
+				}
+			})
 		})
 	}
 }
@@ -375,6 +438,18 @@ func TestPostmarkNotSent(t *testing.T) {
 		reqs := f.seen()
 		if len(reqs) != 2 || reqs[0].Body != reqs[1].Body {
 			t.Errorf("requests %v", reqs)
+		}
+	})
+	t.Run("429 each time", func(t *testing.T) {
+		t.Parallel()
+		f := newFakePostmark(t, postmarkAnswer(429, `{"ErrorCode":429,"Message":"slow down"}`))
+		_, err := f.sender(t).Send(t.Context(), sampleMessage())
+		var de *DeliveryError
+		if !errors.As(err, &de) || de.Kind != Temporary || !de.Account || de.Text != "slow down" {
+			t.Errorf("%+v", err)
+		}
+		if n := len(f.seen()); n != 1+postmarkRetries {
+			t.Errorf("%d requests, want %d", n, 1+postmarkRetries)
 		}
 	})
 	t.Run("refused before the wire", func(t *testing.T) {
