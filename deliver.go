@@ -494,11 +494,11 @@ func (e *Engine) Settle(ctx context.Context, key string, sent bool) error {
 
 // compose renders a mail for a person.
 func (e *Engine) compose(m *SendRecord, prof *Profile, run *Run) (*Message, error) {
-	st := e.emails.settings(m.Email)
 	r, err := e.emails.render(m.Email, e.emailData(m, prof, run))
 	if err != nil {
 		return nil, err
 	}
+	st := r.EmailSettings // a language may have its own
 	msg := &Message{
 		SendKey: m.Key, Date: m.QueuedAt, From: e.cfg.From, ReplyTo: e.cfg.ReplyTo, To: prof.Email(),
 		Subject: r.Subject, HTML: r.HTML, Text: r.Text,

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
 	"html"
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -21,8 +19,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // quickstartEmails are the templates of the example, which are tested here.
 func quickstartEmails(t testing.TB) *emailSet {
@@ -61,27 +57,6 @@ func mailText(r rendered) string {
 	return "Subject: " + r.Subject + "\n\n=== text ===\n" + r.Text + "\n=== html ===\n" + r.HTML
 }
 
-func golden(t *testing.T, file, got string) {
-	t.Helper()
-	file = filepath.Join("testdata", "emails", file)
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatalf("%v; run go test -run %s -update to write it", err, t.Name())
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s differs (-want +got); if that is meant, run go test -run %s -update:\n%s", file, t.Name(), diff)
-	}
-}
-
 // Scenario M2, first half: each mail of the example is a golden file, so that
 // a changed layout shows in all of them.
 func TestEmailGolden(t *testing.T) {
@@ -97,7 +72,7 @@ func TestEmailGolden(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		golden(t, name+".golden", mailText(r))
+		wantGolden(t, "emails/"+name+".golden", []byte(mailText(r)))
 	}
 }
 

@@ -259,8 +259,14 @@ func (l *emailLoader) settings(src, def *emailSource) EmailSettings {
 	}
 	for _, key := range headerKeys {
 		h := own[key]
-		if h == nil && src != def {
-			h, _ = l.header(def, key)
+		if src != def {
+			d, _ := l.header(def, key)
+			switch {
+			case h == nil:
+				h = d
+			case (key == headerStream || key == headerTopic || key == headerTransactional) && (d == nil || d.value != h.value):
+				l.report(fileProblem(src.main().path, h.line, key+" must be the same in all languages; set it in "+def.main().path))
+			}
 		}
 		if h != nil {
 			merged.header = append(merged.header, *h)

@@ -1,6 +1,7 @@
 package fluxly
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -257,6 +258,10 @@ func TestEmailProblems(t *testing.T) {
 			[]string{"a.html", htmlPart("x"), "a.pt.txt", htmlPart("x")},
 			[]string{`emails a.pt.txt: is a text part without an html part in its language`},
 		},
+		"language with another topic": {
+			[]string{"a.html", "---\nSubject: x\nTopic: a\nTag: b\n---\nx", "a.pt.html", "---\nSubject: x\nTag: c\nTopic: b\nStream: s\n---\nx", "a.de.html", "---\nSubject: x\nTopic: a\n---\nx"},
+			[]string{`emails a.pt.html:4: Topic must be the same in all languages; set it in a.html`, `emails a.pt.html:5: Stream must be the same in all languages`},
+		},
 		"language without a subject": {
 			[]string{"a.html", htmlPart("x"), "a.pt.html", "x"},
 			[]string{`emails a.pt.html:1: has no subject`},
@@ -405,4 +410,44 @@ func FuzzParseHeader(f *testing.F) {
 			seen[h.key] = true
 		}
 	})
+}
+
+// Scenario M1: the engine checks each email against the event that starts the
+// automation which sends it.
+func TestEmailCheckedAgainstTrigger(t *testing.T) {
+	t.Parallel()
+	cfg := Config{
+		Store: NewMemoryStore(), Sender: neverSender{}, Mode: DryRun, From: "Acme <hello@acme.test>",
+		Emails: files("a.html", htmlPart("x\n{{ .Props.plan }}"), "b.html", htmlPart("x")),
+		EmailOptions: EmailOptions{Schema: EmailSchema{Properties: map[string][]string{
+			"signed_up": {"plan"}, "project_created": {"kind"},
+		}}},
+		Automations: []Automation{
+			{Name: "good", Trigger: On("signed_up"), Steps: Steps{Send("a"), Send("b")}},
+			{Name: "bad", Trigger: On("project_created"), Steps: Steps{Send("b"), Send("a"), Wait(Day), Send("a")}},
+			{Name: "by hand", Trigger: OnChange("plan"), Steps: Steps{Send("a")}},
+		},
+	}
+	_, err := New(cfg)
+	var ce *ConfigError
+	if !errors.As(err, &ce) {
+		t.Fatalf("got %v, want a ConfigError", err)
+	}
+	var got []string
+	for _, p := range ce.Problems {
+		if strings.HasPrefix(p.Field, "emails ") {
+			got = append(got, p.String())
+		}
+	}
+	want := []string{`automation "bad": emails a.html:5: the event "project_created" has no property "plan"; there are kind`}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+}
+
+// neverSender is a Sender for tests that send nothing.
+type neverSender struct{}
+
+func (neverSender) Send(context.Context, *Message) (Receipt, error) {
+	return Receipt{}, errors.New("nothing should be sent")
 }

@@ -271,6 +271,23 @@ func (e *Engine) loadEmails(c *compiler) {
 	}
 	e.emails = set
 	c.emails = set.has
+	for i := range e.cfg.Automations {
+		a := &e.cfg.Automations[i]
+		if a.Trigger.Kind != TriggerEvent {
+			continue
+		}
+		checked := map[string]bool{}
+		for _, name := range a.emails() {
+			if checked[name] {
+				continue
+			}
+			checked[name] = true
+			for _, p := range set.checkEvent(name, a.Trigger.Name, e.cfg.EmailOptions.Schema) {
+				p.Automation = a.Name
+				c.problems = append(c.problems, p)
+			}
+		}
+	}
 	var stream string
 	if s, ok := e.cfg.Sender.(interface{ MessageStream() string }); ok {
 		stream = s.MessageStream()
