@@ -1,6 +1,7 @@
 package fluxly
 
 import (
+	"fmt"
 	"strings"
 	"time"
 )
@@ -12,6 +13,7 @@ func (s *session) env(props Properties) *ruleEnv {
 	s.ruleEnv.Props = props
 	s.ruleEnv.Traits = s.profile.Traits
 	s.ruleEnv.Entry = time.Time{}
+	clear(s.answers)
 	if s.ruleEnv.History == nil {
 		s.ruleEnv.History = s
 		s.ruleEnv.InSegment = s.isMember
@@ -27,9 +29,21 @@ func (s *session) envErr() error {
 	return err
 }
 
-// callCondition asks the host's own code.
+// callCondition asks the host's own code, once for each environment: what a
+// decision was made by is also what its log says.
 func (s *session) callCondition(name string) (bool, error) {
-	return s.e.cfg.Conditions[name](s.ctx, FuncInput{Profile: *s.profile.clone(), Properties: s.ruleEnv.Props, Now: s.now})
+	if holds, ok := s.answers[name]; ok {
+		return holds, nil
+	}
+	holds, err := s.e.cfg.Conditions[name](s.ctx, FuncInput{Profile: *s.profile.clone(), Properties: s.ruleEnv.Props, Now: s.now})
+	if err != nil {
+		return false, fmt.Errorf("condition func %q: %w", name, err)
+	}
+	if s.answers == nil {
+		s.answers = make(map[string]bool)
+	}
+	s.answers[name] = holds
+	return holds, nil
 }
 
 // Count counts events of the person, for conditions.

@@ -184,8 +184,9 @@ func InSegment(name string) Condition {
 	return Condition{&rules.Expr{Op: rules.Segment, Key: name}}
 }
 
-// Func asks the host's own code, by its name in Config.Conditions. What it
-// answers is recorded with the decision, so that a replay is exact.
+// Func asks the host's own code, by its name in Config.Conditions. It is asked
+// once for each set of conditions that is decided together, and a branch writes
+// the answer into the log of the run.
 func Func(name string) Condition { return Condition{&rules.Expr{Op: rules.Func, Key: name}} }
 
 // All holds when every condition does.

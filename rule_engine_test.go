@@ -1,7 +1,9 @@
 package fluxly_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -71,4 +73,45 @@ func TestNewRefusesSinceEntryInATrigger(t *testing.T) {
 	if !errors.As(err, &ce) || !strings.Contains(err.Error(), "since_entry") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A branch decides by one answer of the host's code, and logs that one.
+func TestFuncIsAskedOnceForABranch(t *testing.T) {
+	t.Parallel()
+	calls := 0
+	boom := errors.New("boom")
+	k := fluxlytest.NewConfig(t, fluxly.Config{
+		Conditions: map[string]fluxly.ConditionFunc{
+			"flips": func(_ context.Context, in fluxly.FuncInput) (bool, error) {
+				calls++
+				if in.Properties["plan"] != "trial" || in.Profile.ExternalIDs[0] != "u1" || in.Now.IsZero() {
+					t.Errorf("asked with %+v", in)
+				}
+				return calls%2 == 1, nil
+			},
+			"fails": func(context.Context, fluxly.FuncInput) (bool, error) { return false, boom },
+		},
+		Automations: []fluxly.Automation{
+			one("a", fluxly.On("signed_up"), fluxly.If(fluxly.Func("flips")).Then(fluxly.Send("yes")).Else(fluxly.Send("no"))),
+			one("b", fluxly.On("failed", fluxly.Not(fluxly.Func("fails"))), fluxly.Send("now")),
+		},
+	})
+	k.Track(event("signed_up", "u1", fluxly.Properties{"plan": "trial"}))
+	k.WantSent("u1", "yes")
+	if calls != 1 {
+		t.Errorf("asked %d times", calls)
+	}
+	why, err := k.Engine.Explain(t.Context(), "u1", "a")
+	if err != nil || !strings.Contains(fmt.Sprint(why.Log), "yes  func flips") {
+		t.Errorf("the log does not hold the answer: %v, %v", why, err)
+	}
+	// An error leaves nothing behind: the same event again is new.
+	e := event("failed", "u1", nil)
+	e.MessageID = "m1"
+	if err := k.TryTrack(e); !errors.Is(err, boom) || !strings.Contains(err.Error(), `"fails"`) {
+		t.Errorf("got %v", err)
+	}
+	boom = nil
+	k.Track(e)
+	k.WantSent("u1", "yes", "now")
 }

@@ -39,6 +39,8 @@ type session struct {
 
 	members map[string]*Membership
 	ruleEnv ruleEnv
+	// answers are those of the host's own code in the present ruleEnv.
+	answers map[string]bool
 }
 
 // happening is one thing that concerns a person.

@@ -215,7 +215,10 @@ func decode(v any, path string, depth int) (*Expr, *Problem) {
 	if kind == "attr" {
 		x.From = Attr
 	}
-	return x, decodeField(x, m, kind, path)
+	if p := decodeField(x, m, kind, path); p != nil {
+		return nil, p
+	}
+	return x, nil
 }
 
 func keysOf(m map[string]any) []string {
@@ -229,6 +232,15 @@ func keysOf(m map[string]any) []string {
 
 // onlyKeys refuses a key that is not among those given.
 func onlyKeys(m map[string]any, path string, known ...string) *Problem {
+	found := 0
+	for _, k := range known {
+		if _, ok := m[k]; ok {
+			found++
+		}
+	}
+	if found == len(m) {
+		return nil
+	}
 	for _, k := range keysOf(m) {
 		if !slices.Contains(known, k) {
 			return problem(join(path, clipKey(k)), "", "is not known here; known are %s", strings.Join(known, ", "))
