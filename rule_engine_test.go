@@ -115,3 +115,21 @@ func TestFuncIsAskedOnceForABranch(t *testing.T) {
 	k.Track(e)
 	k.WantSent("u1", "yes", "now")
 }
+
+// "9999-12-31" is how many programs write never: a segment over such a time
+// must not arm a timer that no store can keep.
+func TestSegmentOverATimeThatNeverComes(t *testing.T) {
+	t.Parallel()
+	k := fluxlytest.NewConfig(t, fluxly.Config{
+		Segments:    []fluxly.Segment{{Name: "lapsed", Where: fluxly.Attr("ends_at").OlderThan(30 * fluxly.Day)}},
+		Automations: []fluxly.Automation{one("win-back", fluxly.OnEnterSegment("lapsed"), fluxly.Send("come-back"))},
+	})
+	k.Identify(fluxly.Identity{ExternalID: "u1", Traits: fluxly.Traits{"ends_at": "9999-12-31T23:59:59Z"}})
+	k.Advance(400 * fluxly.Day)
+	k.WantSent("u1")
+	k.Identify(fluxly.Identity{ExternalID: "u1", Traits: fluxly.Traits{"ends_at": k.Now()}})
+	k.Advance(30*fluxly.Day - time.Nanosecond)
+	k.WantSent("u1")
+	k.Advance(time.Nanosecond)
+	k.WantSent("u1", "come-back")
+}

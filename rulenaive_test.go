@@ -471,9 +471,10 @@ func TestNextChangeLeavesTheSettledAlone(t *testing.T) {
 		{Did("e").AtLeast(2).Within(7 * Day), 0},
 		{Did("e"), 0},
 		{Attr("x").WithinLast(Day), 0},
+		{Attr("never").OlderThan(Day), 0},
 		{Condition{}, 0},
 	} {
-		env := &ruleEnv{Now: ruleNow, History: h, Traits: map[string]any{"y": "2026-03-10T12:00:00Z"}}
+		env := &ruleEnv{Now: ruleNow, History: h, Traits: map[string]any{"y": "2026-03-10T12:00:00Z", "never": "9999-12-31T23:00:00Z"}}
 		var want time.Time
 		if c.want > 0 {
 			want = ruleNow.Add(c.want)

@@ -25,7 +25,7 @@ func verdictOf(b bool) verdict {
 // NextChange returns the earliest instant after env.Now at which the verdict
 // may change by time alone: with the same profile, memberships and answers of
 // funcs, and no event that is not in the history up to now. It is zero when
-// there is none. Before that instant the verdict does not change; at it, it
+// there is none up to the year 9999. Before that instant the verdict does not change; at it, it
 // may or may not. Funcs are not called. The result is void when env.Err is set
 // afterwards.
 func (r *Rule) NextChange(env *Env) time.Time {
@@ -157,9 +157,18 @@ func (n *node) nextAge(env *Env) (verdict, time.Time) {
 	}
 	switch {
 	case holds:
-		return yes, ends
+		return yes, reachable(ends)
 	case starts.After(env.Now):
-		return no, starts
+		return no, reachable(starts)
 	}
 	return no, time.Time{}
+}
+
+// reachable is never for what comes after the year 9999, which no store need
+// keep: "9999-12-31" is how many programs write never.
+func reachable(t time.Time) time.Time {
+	if t.UTC().Year() > 9999 {
+		return time.Time{}
+	}
+	return t
 }
