@@ -284,3 +284,26 @@ func FuzzDecodeEvent(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkReadEvents(b *testing.B) {
+	e := ordinaryEvent()
+	line, err := json.Marshal(e)
+	if err != nil {
+		b.Fatal(err)
+	}
+	in := bytes.Repeat(append(line, '\n'), 1000)
+	b.ReportAllocs()
+	b.SetBytes(int64(len(in)))
+	for b.Loop() {
+		n := 0
+		for _, err := range ReadEvents(bytes.NewReader(in)) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			n++
+		}
+		if n != 1000 {
+			b.Fatal(n)
+		}
+	}
+}

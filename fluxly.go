@@ -440,14 +440,14 @@ func (t *tries) wait(_, _ time.Duration, n int, resp *http.Response) time.Durati
 // failure makes the APIError of a call whose last try had no reply.
 func (t *tries) failure(ctx context.Context, err error) *APIError {
 	e := &APIError{Op: t.call.op, Code: codeNetwork, Retryable: true, Tries: t.n, Err: withoutURL(err)}
-	var timeout interface{ Timeout() bool }
+	var timeout interface{ Timeout() bool } // not err's own: url.Error does not look below its cause
 	switch {
 	case ctx.Err() != nil:
 		e.Code, e.Err = codeCanceled, ctx.Err()
 		if t.last != nil { // ended while it waited to try again
 			e.Status, e.RetryAfter = t.last.status, t.last.retryAfter
 		}
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case errors.As(e.Err, &timeout) && timeout.Timeout():
 		e.Code = CodeTimeout
 	case permanentNetworkError(err):
 		e.Retryable = false
