@@ -31,6 +31,10 @@ type EmailData struct {
 	// Now is the time of sending. The same data with the same Now gives the
 	// same bytes.
 	Now time.Time
+	// Subject and Preheader are those of this mail, for bodies and layouts;
+	// Lang is the language of the templates used, such as "pt-BR", empty for
+	// the default ones. Render fills all three.
+	Subject, Preheader, Lang string
 }
 
 // EmailProfile is a person as templates see them.
@@ -260,16 +264,6 @@ func (e *email) variant(d *EmailData) *emailVariant {
 	return best
 }
 
-// emailView is the dot of bodies: the data, and what was rendered before.
-type emailView struct {
-	*EmailData
-	// Subject and Preheader are those of this mail.
-	Subject, Preheader string
-	// Lang is the language of the files used, such as "pt-BR"; empty for
-	// those without a language in their name.
-	Lang string
-}
-
 // render makes one mail. It does not change data.
 func (s *emailSet) render(name string, data *EmailData) (rendered, error) {
 	e := s.emails[name]
@@ -294,7 +288,7 @@ func (s *emailSet) render(name string, data *EmailData) (rendered, error) {
 		}
 	}()
 	out := rendered{EmailSettings: v.settings}
-	view := emailView{EmailData: &d, Lang: v.settings.Lang}
+	d.Subject, d.Preheader, d.Lang = "", "", v.settings.Lang
 	var err error
 	if out.Subject, err = v.subject.line(buf, name, &d); err != nil {
 		return rendered{}, err
@@ -302,19 +296,19 @@ func (s *emailSet) render(name string, data *EmailData) (rendered, error) {
 	if out.Subject == "" {
 		return rendered{}, &TemplateError{Email: name, Part: v.subject.part, File: v.subject.file, Line: v.subject.firstLine, Reason: "is empty for this person"}
 	}
-	view.Subject = out.Subject
+	d.Subject = out.Subject
 	if v.preheader != nil {
-		if view.Preheader, err = v.preheader.line(buf, name, &d); err != nil {
+		if d.Preheader, err = v.preheader.line(buf, name, &d); err != nil {
 			return rendered{}, err
 		}
 	}
 	if v.html != nil {
-		if out.HTML, err = v.html.body(buf, name, &view); err != nil {
+		if out.HTML, err = v.html.body(buf, name, &d); err != nil {
 			return rendered{}, err
 		}
 	}
 	if v.text != nil {
-		if out.Text, err = v.text.body(buf, name, &view); err != nil {
+		if out.Text, err = v.text.body(buf, name, &d); err != nil {
 			return rendered{}, err
 		}
 	}

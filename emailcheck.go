@@ -287,7 +287,7 @@ func (l *emailLoader) part(e *email, p emailPart, src string) *emailPart {
 		return nil
 	}
 	trees := map[string]*parse.Tree{contentName: parsed[p.file]}
-	part, _ := l.finish(e, p, trees, contentName, reflect.TypeFor[*EmailData]())
+	part, _ := l.finish(e, p, trees, contentName)
 	return part
 }
 
@@ -323,7 +323,7 @@ func (l *emailLoader) body(e *email, src *emailSource, f *templateFile, kind str
 	}
 	p := emailPart{part: kind, file: f.path, firstLine: f.firstLine}
 	before := len(l.problems)
-	part, check := l.finish(e, p, trees, main, reflect.TypeFor[*emailView]())
+	part, check := l.finish(e, p, trees, main)
 	if len(l.problems) > before {
 		return nil, check.preheader
 	}
@@ -433,7 +433,7 @@ type emailCheck struct {
 }
 
 // finish checks a part against the data it will get and compiles it.
-func (l *emailLoader) finish(e *email, p emailPart, trees map[string]*parse.Tree, main string, root reflect.Type) (*emailPart, emailCheck) {
+func (l *emailLoader) finish(e *email, p emailPart, trees map[string]*parse.Tree, main string) (*emailPart, emailCheck) {
 	var found emailCheck
 	c := tmpl.Checker{Funcs: l.funcs, OnKey: func(t reflect.Type, key, file string, line int) string {
 		switch t {
@@ -443,12 +443,15 @@ func (l *emailLoader) finish(e *email, p emailPart, trees map[string]*parse.Tree
 		case reflect.TypeFor[Properties]():
 			e.uses[emailUse{false, key, file, line}] = true
 			return l.schema.property(key)
-		case reflect.TypeFor[emailView]():
+		case reflect.TypeFor[EmailData]():
+			if (key == "Subject" || key == "Preheader") && p.part != "html" && p.part != "text" {
+				return "is not known yet; only bodies and layouts can show it"
+			}
 			found.preheader = found.preheader || key == "Preheader"
 		}
 		return ""
 	}}
-	problems, reached := c.Check(trees, main, root)
+	problems, reached := c.Check(trees, main, reflect.TypeFor[*EmailData]())
 	found.reached = reached
 	for _, bad := range problems {
 		l.report(fileProblem(bad.File, bad.Line, bad.Reason))

@@ -50,6 +50,10 @@ func TestEmailProblems(t *testing.T) {
 			[]string{"a.html", "---\nTag: x\nSubject: Hi {{ .Name }}\n---\n<p>x</p>"},
 			[]string{`emails a.html:3: .Name: there is no field Name`},
 		},
+		"subject in itself": {
+			[]string{"a.html", "---\nSubject: Hi {{ .Subject }}\nPreheader: {{ .Subject }}\n---\n{{ .Preheader }}"},
+			[]string{`emails a.html:2: .Subject: is not known yet`, `emails a.html:3: .Subject: is not known yet`},
+		},
 		"field in preheader": {
 			[]string{"a.html", "---\nSubject: Hi\nPreheader: {{ .Trait.x }}\n---\n{{ .Preheader }}"},
 			[]string{`emails a.html:3: .Trait.x: there is no field Trait; did you mean "Traits"?`},

@@ -72,9 +72,9 @@ func (refuseWrites) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
 const unsafeValue = "ZgotmplZ"
 
 // body renders a body.
-func (p *emailPart) body(buf *tmpl.Buffer, email string, view *emailView) (string, error) {
+func (p *emailPart) body(buf *tmpl.Buffer, email string, data *EmailData) (string, error) {
 	buf.Reset(maxBodyBytes, maxTemplateSteps)
-	if err := p.exec.Execute(buf, view); err != nil {
+	if err := p.exec.Execute(buf, data); err != nil {
 		return "", p.error(email, err)
 	}
 	out := string(buf.Bytes())
