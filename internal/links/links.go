@@ -124,7 +124,7 @@ func Text(src string, f func(target string) string) string {
 		}
 		i += at
 		at = i + 3
-		from := i
+		var from int
 		switch {
 		case i >= 5 && strings.EqualFold(src[i-5:i], "https"):
 			from = i - 5

@@ -366,7 +366,7 @@ func (w *walker) field(t Type, name string, n parse.Node, args []parse.Node, giv
 	for rt.Kind() == reflect.Pointer {
 		rt = rt.Elem()
 	}
-	found := Type{}
+	var found Type
 	switch rt.Kind() {
 	case reflect.Struct:
 		f, ok := rt.FieldByName(name)

@@ -220,7 +220,7 @@ func TestSuggest(t *testing.T) {
 		candidates []string
 		want       string
 	}{
-		{"nmae", []string{"name", "other"}, `; did you mean "name"?`},
+		{"naem", []string{"name", "other"}, `; did you mean "name"?`},
 		{"NAME", []string{"name"}, `; did you mean "name"?`},
 		{"zzz", []string{"name", "other"}, "; there are name, other"},
 		{"zzz", nil, ""},

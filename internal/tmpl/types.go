@@ -237,8 +237,8 @@ func distance(a, b string) int {
 	if len(a) > maxDistanceText || len(b) > maxDistanceText {
 		return maxDistanceText
 	}
-	var before, row, next [maxDistanceText + 1]int
-	for j := range len(b) + 1 {
+	before, row, next := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
