@@ -2,10 +2,12 @@ package fluxly_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -100,7 +102,7 @@ func (a *postmarkAPI) search(w http.ResponseWriter, r *http.Request) {
 			found = append(found, fmt.Sprintf(`{"MessageID":"id-%d","Status":"Queued","Metadata":{"send_key":%q}}`, i+1, m.Metadata["send_key"]))
 		}
 	}
-	_, _ = io.WriteString(w, `{"TotalCount":`+fmt.Sprint(len(found))+`,"Messages":[`+strings.Join(found, ",")+`]}`)
+	_, _ = io.WriteString(w, `{"TotalCount":`+strconv.Itoa(len(found))+`,"Messages":[`+strings.Join(found, ",")+`]}`)
 }
 
 // Scenarios O3 and M13, and the part of O4 that is Postmark's: each fate of a
@@ -175,6 +177,45 @@ func TestO3M13PostmarkOutcomes(t *testing.T) {
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("%s\nrow: %+v", diff, rows[0])
+			}
+		})
+	}
+}
+
+// Lifecycle mail does not go to the transactional stream by accident, whichever
+// way it is sent.
+func TestNewRefusesTransactionalStream(t *testing.T) {
+	t.Parallel()
+	const token = "11111111-2222-3333-4444-555555555555"
+	senders := map[string]func(stream string) (fluxly.Sender, error){
+		"HTTP": func(stream string) (fluxly.Sender, error) {
+			return fluxly.NewPostmark(fluxly.PostmarkConfig{ServerToken: token, MessageStream: stream})
+		},
+		"SMTP": func(stream string) (fluxly.Sender, error) {
+			return fluxly.NewPostmarkSMTP(fluxly.PostmarkSMTPConfig{ServerToken: token, MessageStream: stream})
+		},
+	}
+	for name, build := range senders {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for stream, refused := range map[string]bool{"outbound": true, "lifecycle": false} {
+				sender, err := build(stream)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if c, ok := sender.(io.Closer); ok {
+					t.Cleanup(func() { _ = c.Close() })
+				}
+				engine, err := fluxly.New(fluxly.Config{
+					Store: fluxly.NewMemoryStore(), Sender: sender, Mode: fluxly.Live, From: "hello@acme.test", Emails: fluxlytest.Emails("welcome"),
+					Automations: []fluxly.Automation{{Name: "welcome", Trigger: fluxly.On("signed_up"), Steps: fluxly.Steps{fluxly.Send("welcome")}}},
+				})
+				if err == nil {
+					t.Cleanup(func() { _ = engine.Close() })
+				}
+				if errors.Is(err, fluxly.ErrInvalid) != refused || (err != nil && !strings.Contains(err.Error(), "outbound")) {
+					t.Errorf("stream %s: %v", stream, err)
+				}
 			}
 		})
 	}

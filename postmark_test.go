@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -499,7 +500,7 @@ func TestPostmarkBatch(t *testing.T) {
 		for i := range ms {
 			ms[i] = sampleMessage()
 			ms[i].SendKey = fmt.Sprint("run/", i)
-			ms[i].Metadata = map[string]string{"n": fmt.Sprint(i)}
+			ms[i].Metadata = map[string]string{"n": strconv.Itoa(i)}
 		}
 		return ms
 	}

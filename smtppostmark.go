@@ -122,6 +122,15 @@ func NewPostmarkSMTP(cfg PostmarkSMTPConfig) (*SMTPSender, error) {
 	return s, nil
 }
 
+// MessageStream is the id of the stream for messages that name none; empty for
+// a relay, and where the credentials decide it.
+func (s *SMTPSender) MessageStream() string {
+	if s.postmark == nil {
+		return ""
+	}
+	return s.postmark.stream
+}
+
 // check finds what cannot work at Postmark.
 func (c *PostmarkSMTPConfig) check() error {
 	switch {
