@@ -24,10 +24,10 @@ func verdictOf(b bool) verdict {
 
 // NextChange returns the earliest instant after env.Now at which the verdict
 // may change by time alone: with the same profile, memberships and answers of
-// funcs, and no event that is not in the history up to now. It is zero when
-// there is none up to the year 9999. Before that instant the verdict does not change; at it, it
-// may or may not. Funcs are not called. The result is void when env.Err is set
-// afterwards.
+// funcs, and no event that is not in the history up to now. Before that instant
+// the verdict does not change; at it, it may or may not. Zero is never, or not
+// before the year 10000. Funcs are not called. The result is void when env.Err
+// is set afterwards.
 func (r *Rule) NextChange(env *Env) time.Time {
 	if !r.uses.Time {
 		return time.Time{}
