@@ -3,6 +3,8 @@ package sqlite
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -64,9 +66,9 @@ func refuse(path string, sentinel, cause error, format string, args ...any) *Ope
 	return &OpenError{Path: path, Reason: fmt.Sprintf(format, args...), Err: err}
 }
 
-// sentinel returns what an error of SQLite means to the user; nil when it is
-// none of the sentinels.
-func sentinel(err error) error {
+// sentinel returns what an error of SQLite about a file means to the user; nil
+// when it is none of the sentinels.
+func sentinel(path string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return ErrFull
 	}
@@ -81,8 +83,25 @@ func sentinel(err error) error {
 		return ErrCorrupt
 	case sqlite3.READONLY, sqlite3.PERM:
 		return ErrReadOnly
+	case sqlite3.IOERR, sqlite3.CANTOPEN:
+		// The driver reports a write without room as any failed write, and
+		// keeps no cause.
+		if noRoom(path) {
+			return ErrFull
+		}
 	}
 	return nil
+}
+
+// noRoom reports whether a small file cannot be written beside the store for
+// want of room.
+func noRoom(path string) bool {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+"-probe-*")
+	if err == nil {
+		_, err = f.Write(make([]byte, 128<<10))
+		err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // explain wraps an error of SQLite with the file's name and its sentinel.
@@ -95,7 +114,7 @@ func (c *conn) explain(err error) error {
 			return fmt.Errorf("sqlite store: %w", ctx.Err())
 		}
 	}
-	if s := sentinel(err); s != nil {
+	if s := sentinel(c.path, err); s != nil {
 		return fmt.Errorf("sqlite store %q: %w: %w", c.path, s, err)
 	}
 	if errors.Is(err, sqlite3.BUSY) {

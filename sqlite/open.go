@@ -147,7 +147,7 @@ func openError(path string, err error) error {
 		return e
 	}
 	reason := "SQLite cannot open it"
-	switch sentinel(err) {
+	switch sentinel(path, err) {
 	case ErrCorrupt:
 		return refuse(path, nil, err, "it is not a store file, or it is damaged; restore it from a backup or name another file")
 	case ErrFull:
@@ -165,7 +165,7 @@ func (s *Store) connect(flags sqlite3.OpenFlag, pragmas ...string) (*conn, error
 	c := &conn{path: s.path, stmts: map[string]*stmt{}}
 	db, err := sqlite3.OpenFlags(s.path, flags|sqlite3.OPEN_PRIVATECACHE)
 	if err != nil {
-		return nil, openError(s.path, withSentinel(err))
+		return nil, openError(s.path, withSentinel(s.path, err))
 	}
 	c.db = db
 	err = db.BusyTimeout(s.cfg.BusyTimeout)
@@ -181,8 +181,8 @@ func (s *Store) connect(flags sqlite3.OpenFlag, pragmas ...string) (*conn, error
 	return c, nil
 }
 
-func withSentinel(err error) error {
-	if s := sentinel(err); s != nil {
+func withSentinel(path string, err error) error {
+	if s := sentinel(path, err); s != nil {
 		return fmt.Errorf("%w: %w", s, err)
 	}
 	return err
