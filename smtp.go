@@ -361,8 +361,8 @@ func (s *SMTPSender) Close() error {
 // had gone out whole. The error is then ctx's.
 func (s *SMTPSender) Shutdown(ctx context.Context) error {
 	err := s.pool.Close(ctx)
-	if s.postmark != nil {
-		s.postmark.close()
+	if s.postmark != nil && s.postmark.api != nil {
+		s.postmark.api.closeIdle()
 	}
 	if err != nil {
 		return fmt.Errorf("sends under way with %s were cut off: %w", s.host, err)
@@ -370,14 +370,23 @@ func (s *SMTPSender) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// Lookup asks Postmark's HTTP API whether it has the mail of a send key. Only
-// a sender from [NewPostmarkSMTP] with a server token can be asked; others
-// return [ErrLookupUnavailable].
+// Lookup asks Postmark's HTTP API whether it has the mail of a send key, as
+// [Postmark.Lookup] does. Only a sender from [NewPostmarkSMTP] with a server
+// token can be asked; others return [ErrLookupUnavailable].
 func (s *SMTPSender) Lookup(ctx context.Context, sendKey string) (Receipt, bool, error) {
-	if s.postmark == nil {
+	if s.postmark == nil || s.postmark.api == nil {
 		return Receipt{}, false, ErrLookupUnavailable
 	}
-	return s.postmark.lookup(ctx, sendKey)
+	return s.postmark.api.lookup(ctx, sendKey, s.postmark.stream)
+}
+
+// LookupDelay is how long after a hand-over a "no" of [SMTPSender.Lookup] can
+// be believed, as [Postmark.LookupDelay]; 0 for a sender that cannot be asked.
+func (s *SMTPSender) LookupDelay() time.Duration {
+	if s.postmark == nil || s.postmark.api == nil {
+		return 0
+	}
+	return postmarkLookupDelay
 }
 
 // SMTPStats are a sender's counts since it was made.

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
@@ -614,5 +616,49 @@ func TestSMTPCloses(t *testing.T) {
 	_, err := s.Send(t.Context(), welcomeMail())
 	if e := deliveryError(t, err); e.Kind != fluxly.Temporary || !errors.Is(err, fluxly.ErrClosed) {
 		t.Errorf("got %+v", e)
+	}
+}
+
+// A mail whose reply was lost is settled by asking Postmark's API.
+func TestPostmarkSMTPLookup(t *testing.T) {
+	t.Parallel()
+	server := fluxlytest.NewPostmarkSMTP(t, fluxlytest.PostmarkSMTPConfig{Streams: []string{"lifecycle"}})
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		mail, found := server.Lookup(q.Get("metadata_send_key"))
+		switch {
+		case r.Header.Get("X-Postmark-Server-Token") != server.Token:
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.URL.Path != "/messages/outbound":
+			_, _ = w.Write([]byte(`{"MessageStreams":[]}`))
+		case found && q.Get("messagestream") == "lifecycle":
+			_ = json.NewEncoder(w).Encode(map[string]any{"TotalCount": 1, "Messages": []any{map[string]any{
+				"MessageID": mail.ID, "Status": "Queued", "Metadata": mail.Metadata,
+			}}})
+		default:
+			_, _ = w.Write([]byte(`{"TotalCount":0,"Messages":[]}`))
+		}
+	}))
+	t.Cleanup(api.Close)
+	s := postmarkSender(t, server, func(c *fluxly.PostmarkSMTPConfig) { c.APIBaseURL = api.URL })
+	m := welcomeMail()
+	server.FailNext(fluxlytest.Fault{At: fluxlytest.AtReply, Store: true, Drop: true})
+	if _, err := s.Send(t.Context(), m); !errors.Is(err, fluxly.ErrUnknownOutcome) {
+		t.Fatalf("got %v", err)
+	}
+	receipt, found, err := s.Lookup(t.Context(), m.SendKey)
+	if err != nil || !found || receipt.ID != server.Mails()[0].ID {
+		t.Errorf("%+v %t %v", receipt, found, err)
+	}
+	if _, found, err = s.Lookup(t.Context(), "run_2/welcome/1"); err != nil || found {
+		t.Errorf("%t %v", found, err)
+	}
+	if s.LookupDelay() != time.Minute {
+		t.Errorf("delay %v", s.LookupDelay())
+	}
+	// A stand-in's mails are not looked for at Postmark.
+	alone := postmarkSender(t, server, nil)
+	if _, _, err := alone.Lookup(t.Context(), m.SendKey); !errors.Is(err, fluxly.ErrLookupUnavailable) || alone.LookupDelay() != 0 {
+		t.Errorf("got %v", err)
 	}
 }

@@ -61,6 +61,11 @@ type PostmarkSMTPConfig struct {
 	// MaxConnections defaults to 8. Postmark asks for at most 10 from one
 	// address, over all programs there.
 	MaxConnections int
+	// APIBaseURL is where [SMTPSender.Lookup] asks for a mail whose reply was
+	// lost. Defaults to "https://api.postmarkapp.com" where Host is Postmark's;
+	// with another Host there is no lookup unless it is given. Only a
+	// ServerToken can ask.
+	APIBaseURL string
 	// MaxMessages, MaxIdle, Timeouts and Dial are as in [SMTPConfig].
 	MaxMessages int
 	MaxIdle     time.Duration
@@ -119,6 +124,12 @@ func NewPostmarkSMTP(cfg PostmarkSMTPConfig) (*SMTPSender, error) {
 	}
 	s.options = mailOptions{postmark: true, stream: cfg.MessageStream, omitStream: bound}
 	s.postmark = &postmarkSMTP{bound: bound, stream: cfg.MessageStream}
+	if !bound && (isPostmarkHost(host) || cfg.APIBaseURL != "") {
+		s.postmark.api, err = newPostmarkAPI(PostmarkConfig{ServerToken: cfg.ServerToken, BaseURL: cfg.APIBaseURL, Logger: cfg.Logger})
+		if err != nil {
+			return nil, err
+		}
+	}
 	return s, nil
 }
 
@@ -219,6 +230,8 @@ type postmarkSMTP struct {
 	// bound: the credentials are an SMTP token, which belongs to one stream.
 	bound  bool
 	stream string
+	// api is where mails are looked up; nil when they cannot be.
+	api *postmarkAPI
 }
 
 // checkStream refuses a message for a stream that an SMTP token cannot reach.
@@ -228,10 +241,3 @@ func (p *postmarkSMTP) checkStream(stream string) error {
 	}
 	return nil
 }
-
-// lookup asks Postmark whether it has a mail.
-func (p *postmarkSMTP) lookup(context.Context, string) (Receipt, bool, error) {
-	return Receipt{}, false, ErrLookupUnavailable
-}
-
-func (p *postmarkSMTP) close() {}
