@@ -2,12 +2,11 @@ package smtppool
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"strings"
 	"testing"
 	"time"
-
-	"crypto/tls"
 
 	"go.uber.org/goleak"
 

@@ -37,7 +37,7 @@ func open(ctx context.Context, cfg *Config, st *counters) (*session, *Error) {
 		return nil, cfg.explain(failure)
 	}
 	s.limit = time.Time{}
-	s.arm(context.Background(), 0)
+	_ = raw.SetDeadline(time.Time{})
 	return s, nil
 }
 
@@ -73,16 +73,16 @@ func (s *session) handshake(ctx context.Context) *Error {
 			return failure
 		}
 		if r.code != 220 {
-			failure := s.unexpected(PhaseSTARTTLS, r)
-			failure.Reason = ReasonNoSTARTTLS
-			return failure
+			refused := s.unexpected(PhaseSTARTTLS, r)
+			refused.Reason = ReasonNoSTARTTLS
+			return refused
 		}
 		// What came before the handshake came from anybody (RFC 3207 section
 		// 4.2 says to discard all knowledge from it; CVE-2011-0411).
 		if s.rd.buffered() > 0 {
 			return phaseError(PhaseSTARTTLS, ReasonInjection, errors.New("plain text behind the answer to STARTTLS: injected by somebody on the way"))
 		}
-		if failure := s.startTLS(ctx, PhaseSTARTTLS); failure != nil {
+		if failure = s.startTLS(ctx, PhaseSTARTTLS); failure != nil {
 			return failure
 		}
 		// A server greets once, a go-smtp client wants to be greeted.
@@ -100,7 +100,7 @@ func (s *session) handshake(ctx context.Context) *Error {
 func (s *session) startTLS(ctx context.Context, phase string) *Error {
 	conn := tls.Client(s.raw, s.cfg.TLS)
 	s.arm(ctx, s.cfg.CommandTimeout)
-	if err := conn.Handshake(); err != nil {
+	if err := conn.HandshakeContext(ctx); err != nil {
 		return ioError(ctx, phase, s.cfg.CommandTimeout, err)
 	}
 	s.stats.handshakes.Add(1)

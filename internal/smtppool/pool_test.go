@@ -554,19 +554,19 @@ func TestPoolVerify(t *testing.T) {
 // bubble is a pool whose server is a goroutine on a pipe.
 func bubble(t *testing.T, change func(*Config), serve func(dial int, conn net.Conn)) *Pool {
 	t.Helper()
-	dials := 0
+	var dials atomic.Int64
 	cfg := Config{
 		Addr: "mail.test:25", Security: PlainLoopback,
 		Dial: func(context.Context, string, string) (net.Conn, error) {
-			dials++
+			n := int(dials.Add(1))
 			if serve == nil {
 				return nil, errors.New("no way there")
 			}
 			client, server := net.Pipe()
-			go func(n int) {
+			go func() {
 				defer server.Close()
 				serve(n, server)
-			}(dials)
+			}()
 			return client, nil
 		},
 	}
@@ -627,9 +627,9 @@ func TestPoolNoDialStorm(t *testing.T) {
 func TestPoolIdleAndAge(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		quits := 0
+		var quits atomic.Int64
 		p := bubble(t, func(c *Config) { c.MaxIdle = 30 * time.Second; c.MaxAge = 10 * time.Minute }, func(_ int, conn net.Conn) {
-			servePlain(conn, func(cmd string) { quits += map[string]int{"QUIT": 1}[cmd] })
+			servePlain(conn, func(cmd string) { quits.Add(map[string]int64{"QUIT": 1}[cmd]) })
 		})
 		pass := func(d time.Duration) {
 			tick := time.NewTimer(d)
@@ -650,8 +650,8 @@ func TestPoolIdleAndAge(t *testing.T) {
 		}
 		// Nobody sends: the session is ended all the same.
 		pass(61 * time.Second)
-		if st := p.Stats(); st.Open != 0 || quits != 1 {
-			t.Errorf("after idle: %+v, %d QUIT", st, quits)
+		if st := p.Stats(); st.Open != 0 || quits.Load() != 1 {
+			t.Errorf("after idle: %+v, %d QUIT", st, quits.Load())
 		}
 		for range 60 { // in use all the time, and still ended by its age
 			mustSend()

@@ -76,7 +76,7 @@ func (r *replyReader) line() ([]byte, error) {
 		n, err := r.src.Read(r.buf[r.end:])
 		r.end += n
 		if n == 0 && err != nil {
-			if err == io.EOF && r.end > 0 {
+			if errors.Is(err, io.EOF) && r.end > 0 {
 				err = io.ErrUnexpectedEOF
 			}
 			return nil, err
@@ -94,7 +94,7 @@ func (r *replyReader) read() (reply, error) {
 	for first := true; ; first = false {
 		line, err := r.line()
 		if err != nil {
-			if !first && err == io.EOF {
+			if !first && errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
 			return reply{}, err

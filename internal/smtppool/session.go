@@ -209,11 +209,11 @@ func (s *session) envelope(ctx context.Context, from, to string, size int) *Erro
 		return failure
 	}
 	if r.code/10 != 25 { // 250, 251 and 252 (RFC 5321 section 3.3)
-		failure := s.unexpected(PhaseRcpt, r)
-		if failure.Code != 0 {
-			failure.Recipient = to
+		refused := s.unexpected(PhaseRcpt, r)
+		if refused.Code != 0 {
+			refused.Recipient = to
 		}
-		return failure
+		return refused
 	}
 	if r, failure = s.command(ctx, PhaseData, "DATA"); failure != nil {
 		return failure

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,12 +103,11 @@ func TestSendFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			struck := false // one mail at a time: no lock needed
+			var struck atomic.Bool
 			srv := (&smtptest.Server{Hook: func(c *smtptest.Conn, cmd string) bool {
-				if struck || verb(cmd) != tt.at {
+				if verb(cmd) != tt.at || !struck.CompareAndSwap(false, true) {
 					return false
 				}
-				struck = true
 				tt.do(c)
 				return true
 			}}).Start(t)
@@ -460,12 +460,11 @@ func TestSendRSET(t *testing.T) {
 	}{"known": {"250 ok", 1}, "not known": {"502 5.5.1 what?", 2}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			refused := false
+			var refused atomic.Bool
 			srv := (&smtptest.Server{Hook: func(c *smtptest.Conn, cmd string) bool {
 				switch verb(cmd) {
 				case "RCPT":
-					if !refused {
-						refused = true
+					if refused.CompareAndSwap(false, true) {
 						c.Reply("550 5.1.1 no")
 						return true
 					}

@@ -85,7 +85,7 @@ func (s *Server) Start(tb testing.TB) *Server {
 		s.Username, s.Password = "token", "token"
 	}
 	s.conns = map[*Conn]struct{}{}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func (c *Conn) Authenticated(arg string) bool {
 // Handshake puts TLS on the connection.
 func (c *Conn) Handshake() {
 	conn := tls.Server(c.raw, c.TLS)
-	if conn.Handshake() != nil {
+	if conn.HandshakeContext(c.tb.Context()) != nil {
 		c.Close()
 	}
 	c.use(conn)
