@@ -105,7 +105,8 @@ const sendKeyMetadata = "send_key"
 
 // AppendTo appends the mail to dst byte for byte as the Postmark SMTP sender
 // hands it over, with the header fields that Postmark takes away, and returns
-// the longer slice. It is what a preview shows. When Date is zero the present
+// the longer slice. It is what a preview shows. A Stream that the sender would
+// fill in is not known here; the engine always sets one. When Date is zero the present
 // is written; when both MessageID and SendKey are empty the Message-ID is
 // random. The error is a [*FieldError], and dst then comes back as it was.
 func (m *Message) AppendTo(dst []byte) ([]byte, error) {
