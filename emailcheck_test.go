@@ -3,6 +3,9 @@ package fluxly
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -386,6 +389,39 @@ func TestLoadEmailsError(t *testing.T) {
 	if !errors.As(err, &ce) || !errors.Is(err, ErrInvalid) || len(ce.Problems) != 2 {
 		t.Errorf("got %v, want a ConfigError with 2 problems", err)
 	}
+}
+
+// A file system that fails gives problems, not a panic.
+func TestEmailFileSystem(t *testing.T) {
+	t.Parallel()
+	large := files("a.html", htmlPart(strings.Repeat("x", maxTemplateBytes)), "b.html", htmlPart("x"))
+	for name, tc := range map[string]struct {
+		fsys fs.FS
+		want string
+	}{
+		"nil":        {nil, "emails: the file system is nil"},
+		"too large":  {large, "emails a.html: cannot be read: is larger than 1 MiB"},
+		"unreadable": {failingFS{files("a.html", htmlPart("x"), "b.html", htmlPart("x"))}, "emails a.html: cannot be read: open a.html: broken disk"},
+		"no root":    {os.DirFS(filepath.Join(t.TempDir(), "none")), "emails .: cannot be read: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, problems := loadEmails(tc.fsys, EmailOptions{})
+			if len(problems) != 1 || !strings.HasPrefix(problems[0].String(), tc.want) {
+				t.Errorf("got %q, want %q", problemTexts(problems), tc.want)
+			}
+		})
+	}
+}
+
+// failingFS cannot open a.html.
+type failingFS struct{ fs.FS }
+
+func (f failingFS) Open(name string) (fs.File, error) {
+	if name == "a.html" {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("broken disk")}
+	}
+	return f.FS.Open(name)
 }
 
 // The parser of headers takes anything: each line of the source is in the

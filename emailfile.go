@@ -70,6 +70,9 @@ func fileProblem(file string, line int, reason string) Problem {
 // readTemplates reads all templates below fsys, those for html and those for
 // text. Files of other kinds may lie beside them.
 func readTemplates(fsys fs.FS) (html, text []*templateFile, problems []Problem) {
+	if fsys == nil {
+		return nil, nil, []Problem{{Field: "emails", Reason: "the file system is nil; embed a directory of templates"}}
+	}
 	err := fs.WalkDir(fsys, ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			problems = append(problems, fileProblem(p, 0, "cannot be read: "+err.Error()))
