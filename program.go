@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -149,7 +150,8 @@ func (c *compiler) compile(def Automation) *program {
 	if len(p.nodes) > maxStepsTotal {
 		c.problem(def.Name, "", "steps", "there are %d, at most %d are allowed", len(p.nodes), maxStepsTotal)
 	}
-	for id, rm := range def.Removed {
+	for _, id := range slices.Sorted(maps.Keys(def.Removed)) {
+		rm := def.Removed[id]
 		if _, ok := p.byID[id]; ok {
 			c.problem(def.Name, id, "removed", "the step is still there")
 		}
