@@ -288,8 +288,6 @@ func (e *Engine) Enroll(ctx context.Context, en Enrollment) (Enrolled, error) {
 	ev := Event{
 		Name: "enrolled", ExternalID: en.ExternalID, AnonymousID: en.AnonymousID, UserID: en.UserID,
 		Properties: en.Properties, MessageID: en.MessageID,
-		// So that the same message id for another run is a conflict.
-		Context: map[string]any{"automation": en.Automation, "key": en.Key},
 	}
 	if err := ev.normalize(); err != nil {
 		return Enrolled{}, err
@@ -317,7 +315,10 @@ func (e *Engine) Enroll(ctx context.Context, en Enrollment) (Enrolled, error) {
 		}
 		// The event is in the log, so that the call has a place in history, and
 		// its message id is known again.
-		digest := ev.digest()
+		// The same message id for another run is a conflict.
+		asked := ev
+		asked.Name = ev.Name + "\x00" + en.Automation + "\x00" + en.Key
+		digest := asked.digest()
 		stored := &StoredEvent{
 			MessageID: ev.MessageID, ProfileID: s.profile.ID, Name: ev.Name, Properties: ev.Properties,
 			OccurredAt: now, ReceivedAt: now, Digest: digest,
