@@ -199,6 +199,18 @@ func StartPostmarkSMTP(cfg PostmarkSMTPConfig) (*PostmarkSMTP, error) {
 // Addr returns host and port, such as "127.0.0.1:40123".
 func (s *PostmarkSMTP) Addr() string { return s.ln.Addr().String() }
 
+// Host returns the host alone, "127.0.0.1" by default.
+func (s *PostmarkSMTP) Host() string {
+	host, _, _ := net.SplitHostPort(s.Addr())
+	return host
+}
+
+// Port returns the port alone.
+func (s *PostmarkSMTP) Port() int {
+	addr, _ := s.ln.Addr().(*net.TCPAddr)
+	return addr.Port
+}
+
 // RootCAs returns the certificate authority of the server's certificate, made
 // for this run.
 func (s *PostmarkSMTP) RootCAs() *x509.CertPool { return s.roots }

@@ -1,0 +1,61 @@
+package sqlite_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/getfluxly/fluxly"
+	"github.com/getfluxly/fluxly/fluxlytest"
+	"github.com/getfluxly/fluxly/sqlite"
+)
+
+func openIn(t testing.TB, dir string) fluxly.Store {
+	store, err := sqlite.OpenConfig(filepath.Join(dir, "fluxly.db"), sqlite.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// An engine on SQLite is stopped at every commit and every call of the
+// provider, and each time starts again on the same file.
+func TestR14R16Crashes(t *testing.T) {
+	t.Parallel()
+	fluxlytest.TestCrashes(t, openIn)
+}
+
+// Random histories give the same state in a file as in memory, to the last
+// field.
+func TestHistoriesAgreeWithMemory(t *testing.T) {
+	t.Parallel()
+	seeds, steps := uint64(4), 400
+	if testing.Short() {
+		seeds = 1
+	}
+	for seed := range seeds {
+		var dumps [2][]string
+		for i := range dumps {
+			cfg := fluxlytest.HistoryConfig(nil)
+			if i == 1 {
+				store := openIn(t, t.TempDir())
+				t.Cleanup(func() { _ = store.Close() })
+				cfg.Store = store
+			}
+			k := fluxlytest.NewConfig(t, cfg)
+			if err := fluxlytest.History(k, seed, steps); err != nil {
+				t.Fatal(err)
+			}
+			d, err := fluxlytest.Dump(t.Context(), k.Store)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dumps[i] = strings.Split(d, "\n")
+		}
+		if diff := cmp.Diff(dumps[0], dumps[1]); diff != "" {
+			t.Fatalf("seed %d: (-memory +sqlite)\n%s", seed, diff)
+		}
+	}
+}
