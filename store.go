@@ -33,6 +33,15 @@ type Store interface {
 	Close() error
 }
 
+// ExclusiveStore is a [Store] that at most one process can have open. The
+// engine finds it by type assertion, and then takes up mails that a process
+// left under way when it died at once, instead of after their claim is over.
+type ExclusiveStore interface {
+	Store
+	// Exclusive reports whether no other process has this store open.
+	Exclusive() bool
+}
+
 // Worker is what [Store.Work] hands due work to; the engine is one. An error
 // is final only when ctx has ended, else the work is handed out again later.
 type Worker interface {

@@ -95,7 +95,7 @@ const workBatch = 64
 // recover takes up the mails that a process left behind when it died between
 // claim and outcome, where the store says that no other process can have them.
 func (e *Engine) recover(ctx context.Context) error {
-	if x, ok := e.store.(interface{ Exclusive() bool }); !ok || !x.Exclusive() {
+	if x, ok := e.store.(ExclusiveStore); !ok || !x.Exclusive() {
 		return nil
 	}
 	var left []*SendRecord

@@ -256,6 +256,10 @@ func (s *Store) Check(ctx context.Context) error {
 	})
 }
 
+// Exclusive reports true: the lock beside the file keeps other processes out.
+// It implements [fluxly.ExclusiveStore].
+func (s *Store) Exclusive() bool { return true }
+
 // Close waits for running transactions, ends Work, and releases the file.
 // Calls after it return [fluxly.ErrClosed]; Close again does nothing.
 func (s *Store) Close() error {

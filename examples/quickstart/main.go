@@ -33,7 +33,10 @@ import (
 	"github.com/getfluxly/fluxly/sqlite"
 )
 
-//go:embed events.jsonl emails
+// With all:, because files whose names begin with "_" (the layouts) are left out
+// of a directory otherwise.
+//
+//go:embed events.jsonl all:emails
 var files embed.FS
 
 // trialOnboarding is the automation: a welcome, a nudge or a congratulation,
@@ -48,7 +51,7 @@ var trialOnboarding = fluxly.Automation{
 			Then(fluxly.Send("first-project")).
 			Else(fluxly.Send("first-project-nudge")),
 		fluxly.WaitUntil(fluxly.Attr("trial_ends_at"), -3*fluxly.Day),
-		fluxly.If(fluxly.Did("report_exported").AtLeast(50).Within(30*fluxly.Day)).
+		fluxly.If(fluxly.Did("report_exported").AtLeast(50).Within(30 * fluxly.Day)).
 			Then(fluxly.Send("upgrade")).
 			Else(fluxly.Send("extend-trial")),
 	},
