@@ -106,6 +106,7 @@ var findingCatalogue = map[string]findingEntry{
 	"dmarc_sp_weaker":           {DomainWarn, "DMARC", "RFC 9989 section 4.7", "A forger takes the name that is protected least."},
 	"dmarc_np_weaker":           {DomainWarn, "DMARC", "RFC 9989 section 4.7", "A forger takes the name that is protected least."},
 	"dmarc_inherited":           {DomainInfo, "DMARC", "RFC 9989 section 4.10", "A record of its own would let the subdomain go its own way."},
+	"dmarc_suffix":              {DomainWarn, "DMARC", "RFC 9989 section 4.10", "Large receivers look for a record of the sender itself."},
 	"dmarc_no_reports":          {DomainWarn, "DMARC", "RFC 9989 section 4.7", "Without reports nobody can tell when a stricter policy is safe."},
 	"dmarc_report_uri":          {DomainWarn, "DMARC", "RFC 9989 section 4.7", "Reports are lost."},
 	"dmarc_many_reports":        {DomainWarn, "DMARC", "RFC 9989 section 4.7", "Reports to the others may not be sent."},

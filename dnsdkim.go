@@ -309,6 +309,16 @@ func parseDKIMKey(text string) (k dkimKeyRecord) {
 	bad := func(code, format string, args ...any) {
 		k.problems = append(k.problems, dkimProblem{code: code, text: fmt.Sprintf(format, args...)})
 	}
+	// What panels and copying add is named as such, and read past, so that it
+	// does not show up as a dozen other mistakes.
+	if strings.Contains(text, `\;`) {
+		bad("dkim_syntax", "The key record holds backslashes before its semicolons; the DNS panel wants the value without them.")
+		text = strings.ReplaceAll(text, `\;`, ";")
+	}
+	if t := strings.Trim(text, "\"\u201c\u201d"); t != text {
+		bad("dkim_syntax", "The key record holds quotation marks; the DNS panel wants the value without them.")
+		text = t
+	}
 	l := taglist.Parse(text, false)
 	for _, f := range l.Faults {
 		if f.Kind == taglist.Empty {

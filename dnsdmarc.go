@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/getfluxly/fluxly/internal/taglist"
 )
 
 // DMARCReport is the policy that receivers find for the domain (RFC 9989).
@@ -42,181 +40,6 @@ type DMARCStep struct {
 	Publish DomainRecord `json:"publish"`
 	// When lists what must be true before.
 	When []string `json:"when"`
-}
-
-type dmarcProblem struct{ code, text, fix string }
-
-// dmarcRecord is one parsed record.
-type dmarcRecord struct {
-	text         string
-	list         taglist.List
-	p, sp, np    string // lower case; p is "none" where RFC 9989 says to take it so
-	adkim, aspf  string // "r" or "s"
-	psd          string // "y", "n" or "u"
-	testing      bool
-	rua, ruf     []string // addresses of mailto: URIs
-	usable       bool     // a receiver applies it
-	problems     []dmarcProblem
-	pPos, pWidth int // where the value of p stands; width 0 when there is none
-}
-
-// isDMARC is the version test: "v" first, then exactly DMARC1 (RFC 9989
-// section 4.7). No blank may stand before it.
-func isDMARC(s string) bool {
-	rest, ok := strings.CutPrefix(s, "v")
-	if !ok {
-		return false
-	}
-	rest, ok = strings.CutPrefix(strings.TrimLeft(rest, " \t"), "=")
-	if !ok {
-		return false
-	}
-	rest, ok = strings.CutPrefix(strings.TrimLeft(rest, " \t"), "DMARC1")
-	if !ok {
-		return false
-	}
-	rest = strings.TrimLeft(rest, " \t")
-	return rest == "" || rest[0] == ';'
-}
-
-// nearDMARC says why a text that was meant as a DMARC record is not one.
-func nearDMARC(s string) string {
-	if isDMARC(s) {
-		return ""
-	}
-	t := strings.TrimLeft(s, " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00a0\ufeff")
-	lower := strings.ToLower(t)
-	switch {
-	case isDMARC(t):
-		if strings.TrimLeft(s, " \t") == t {
-			return "a blank stands before v=DMARC1"
-		}
-		return "a quotation mark or another invisible character stands before v=DMARC1"
-	case strings.HasPrefix(lower, "v=dmarc1"):
-		return "the version must be written v=DMARC1, in capitals and followed by a semicolon"
-	case strings.HasPrefix(lower, "v=dmarc") || strings.HasPrefix(lower, "dmarc1"):
-		return "it must begin with v=DMARC1"
-	case strings.Contains(lower, "v=dmarc1"):
-		return "v=DMARC1 is not the first tag"
-	case strings.HasPrefix(lower, "p=none") || strings.HasPrefix(lower, "p=quarantine") || strings.HasPrefix(lower, "p=reject"):
-		return "v=DMARC1 is missing at the start"
-	}
-	return ""
-}
-
-var dmarcPolicies = []string{"none", "quarantine", "reject"}
-
-// parseDMARC reads a record for which isDMARC holds.
-func parseDMARC(text string) *dmarcRecord {
-	d := &dmarcRecord{text: text, list: taglist.Parse(text, true), adkim: "r", aspf: "r", psd: "u", usable: true}
-	bad := func(code, fix, format string, args ...any) {
-		d.problems = append(d.problems, dmarcProblem{code, fmt.Sprintf(format, args...), fix})
-	}
-	for _, f := range d.list.Faults {
-		switch f.Kind {
-		case taglist.Empty:
-			bad("dmarc_empty_tag", "Remove the second semicolon.", "The DMARC record has a stray semicolon at byte %d. Receivers tolerate it.", f.Pos)
-		case taglist.Duplicate:
-			d.usable = false
-			bad("dmarc_duplicate_tag", "Keep one of them.", "In the DMARC record, %s.", f.Text)
-		default:
-			bad("dmarc_syntax", "Write the record as tag=value pairs with semicolons between them.", "The DMARC record cannot be read at byte %d: %s.", f.Pos, f.Text)
-		}
-	}
-	for _, t := range d.list.Tags {
-		d.tag(t, bad)
-	}
-	p, has := d.list.Get("p")
-	if has {
-		d.pPos, d.pWidth = p.ValuePos, len(p.Value)
-		d.p = strings.ToLower(p.Value)
-	}
-	if !slices.Contains(dmarcPolicies, d.p) {
-		what := "has no p= tag"
-		if has {
-			what = fmt.Sprintf("has an unknown policy p=%s", clip(p.Value, 20))
-		}
-		d.p = "none"
-		if len(d.rua) > 0 {
-			bad("dmarc_no_policy", "Add p=none, p=quarantine or p=reject right after v=DMARC1.", "The DMARC record %s; receivers take it as p=none.", what)
-		} else {
-			d.usable = false
-			bad("dmarc_bad_policy", "Add p=none, p=quarantine or p=reject right after v=DMARC1.", "The DMARC record %s and no report address, so receivers ignore it.", what)
-		}
-	}
-	return d
-}
-
-func (d *dmarcRecord) tag(t taglist.Tag, bad func(code, fix, format string, args ...any)) {
-	v := strings.ToLower(t.Value)
-	oneOf := func(into *string, values ...string) {
-		if slices.Contains(values, v) {
-			*into = v
-			return
-		}
-		bad("dmarc_bad_value", "Use one of "+strings.Join(values, ", ")+".", "The tag %s of the DMARC record has the unknown value %q; receivers ignore it.", t.Key, clip(t.Value, 30))
-	}
-	switch t.Key {
-	case "v", "p":
-	case "sp":
-		oneOf(&d.sp, dmarcPolicies...)
-	case "np":
-		oneOf(&d.np, dmarcPolicies...)
-	case "adkim":
-		oneOf(&d.adkim, "r", "s")
-	case "aspf":
-		oneOf(&d.aspf, "r", "s")
-	case "psd":
-		oneOf(&d.psd, "y", "n", "u")
-	case "t":
-		flag := "n"
-		oneOf(&flag, "y", "n")
-		d.testing = flag == "y"
-	case "fo":
-		for _, o := range strings.Split(v, ":") {
-			if o = strings.TrimSpace(o); !slices.Contains([]string{"0", "1", "d", "s"}, o) {
-				bad("dmarc_fo", "Use 0, 1, d or s, with colons between them; fo=1 is usual.", "The tag fo of the DMARC record has the unknown option %q.", clip(o, 20))
-			}
-		}
-	case "rua":
-		d.rua = uris(t, bad)
-	case "ruf":
-		d.ruf = uris(t, bad)
-	case "pct", "rf", "ri":
-		bad("dmarc_removed_tag", "Take it out; it changes nothing.", "The tag %s=%s is no longer part of DMARC and is ignored.", t.Key, clip(t.Value, 20))
-	default:
-		bad("dmarc_unknown_tag", "Take it out, or correct its name.", "The DMARC record has the unknown tag %q, which is ignored.", clip(t.Key, 30))
-	}
-}
-
-// uris reads the addresses of rua or ruf.
-func uris(t taglist.Tag, bad func(code, fix, format string, args ...any)) (out []string) {
-	n := 0
-	for _, u := range strings.Split(t.Value, ",") {
-		u = strings.TrimSpace(u)
-		if u == "" {
-			continue
-		}
-		n++
-		scheme, addr, ok := strings.Cut(u, ":")
-		if !ok || !strings.EqualFold(scheme, "mailto") {
-			bad("dmarc_report_uri", "Write it as mailto:you@example.com.", "The report address %q in %s is not a mailto: address; no reports go there.", clip(u, 60), t.Key)
-			continue
-		}
-		if at, _, cut := strings.Cut(addr, "!"); cut {
-			bad("dmarc_size_limit", "Take out everything from the exclamation mark on.", "The report address %q in %s carries a size limit, which is no longer part of DMARC.", clip(u, 60), t.Key)
-			addr = at
-		}
-		if local, host, ok := strings.Cut(addr, "@"); !ok || local == "" || host == "" {
-			bad("dmarc_report_uri", "Write it as mailto:you@example.com.", "The report address %q in %s is not a mail address.", clip(u, 60), t.Key)
-			continue
-		}
-		out = append(out, addr)
-	}
-	if n > 2 {
-		bad("dmarc_many_reports", "Keep at most two.", "%s names %d addresses; receivers need serve only two.", t.Key, n)
-	}
-	return out
 }
 
 // walkNames are the names of a tree walk (RFC 9989 section 4.10): the domain,
@@ -305,7 +128,7 @@ func (k *checker) checkDMARC(ctx context.Context) {
 		return
 	}
 	rep.Organizational, _ = organizational(nodes)
-	k.dmarcTexts(own)
+	meant := k.dmarcTexts(own)
 	policy := policyNode(nodes, rep.Organizational)
 	switch {
 	case len(own.texts) > 1:
@@ -328,6 +151,10 @@ func (k *checker) checkDMARC(ctx context.Context) {
 			}
 		}
 		rep.State = "missing"
+		if meant {
+			rep.State = "broken"
+			return
+		}
 		k.dmarcMissing(ctx)
 		return
 	}
@@ -358,7 +185,9 @@ func policyNode(nodes []dmarcNode, org string) *dmarcNode {
 }
 
 // dmarcTexts speaks of what stands at _dmarc and is not a DMARC record.
-func (k *checker) dmarcTexts(own dmarcNode) {
+//
+// It reports whether a record was meant there.
+func (k *checker) dmarcTexts(own dmarcNode) (meant bool) {
 	for _, t := range own.reply.texts() {
 		if isDMARC(t) {
 			continue
@@ -367,12 +196,15 @@ func (k *checker) dmarcTexts(own dmarcNode) {
 			f := DomainFinding{
 				Name: own.reply.name, Type: "TXT", Found: []string{t},
 				Summary: "A TXT record at _dmarc." + k.domain + " looks like DMARC but is not read as such: " + why + ".",
-				Fix:     "Correct it.",
+				Fix:     "Replace it by the record below.",
 			}
-			if i := strings.Index(t, "v=DMARC1"); i > 0 && isDMARC(strings.TrimLeft(t, " \t")) {
-				f.Publish = []DomainRecord{txtRecord("_dmarc."+k.domain, strings.TrimSpace(t), t)}
+			f.Publish = []DomainRecord{k.dmarcProposal()}
+			if mended := mendDMARC(t); mended != "" {
+				f.Publish[0] = txtRecord("_dmarc."+k.domain, mended)
 			}
+			f.Publish[0].Replaces = []string{t}
 			k.add("dmarc_near_miss", f)
+			meant = true
 			continue
 		}
 		k.add("dmarc_other_txt", DomainFinding{
@@ -381,6 +213,7 @@ func (k *checker) dmarcTexts(own dmarcNode) {
 			Fix:     "Remove it, or give _dmarc a TXT record of its own.",
 		})
 	}
+	return meant
 }
 
 func (k *checker) dmarcProposal() DomainRecord {
@@ -432,24 +265,12 @@ func (k *checker) dmarcProblems(n dmarcNode, d *dmarcRecord) {
 	}
 }
 
-// withPolicy is the record with another p, every other byte kept.
-func (d *dmarcRecord) withPolicy(p string) string {
-	if d.pWidth > 0 {
-		return d.text[:d.pPos] + p + d.text[d.pPos+d.pWidth:]
-	}
-	head, rest, ok := strings.Cut(d.text, ";")
-	if !ok {
-		return d.text + "; p=" + p
-	}
-	if t, has := d.list.Get("p"); has { // "p=" with nothing behind
-		return d.text[:t.ValuePos] + p + d.text[t.ValuePos:]
-	}
-	return head + "; p=" + p + ";" + rest
-}
-
 func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNode) {
 	d := n.rec
-	k.dmarcProblems(*n, d)
+	suffix := d.psd == "y" && n.name != k.domain
+	if !suffix { // the registry's record is not the reader's to mend
+		k.dmarcProblems(*n, d)
+	}
 	mode := map[string]string{"r": "relaxed", "s": "strict"}
 	rep.DKIMMode, rep.SPFMode, rep.Reports = mode[d.adkim], mode[d.aspf], d.rua
 	rep.Policy = d.p
@@ -460,6 +281,15 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 	if rep.Inherited {
 		rep.Policy = d.forSubdomain(k.exists(ctx))
 		add("dmarc_inherited", fmt.Sprintf("%s has no DMARC record of its own; that of %s applies, with the policy %s.", k.domain, n.name, rep.Policy), "")
+	}
+	if suffix {
+		k.add("dmarc_suffix", DomainFinding{
+			Name: n.reply.name, Type: "TXT", Found: found,
+			Summary: "Only the public suffix " + n.name + " has a DMARC record. It protects your name, and you get no reports.",
+			Fix:     "Publish a record of your own.",
+			Publish: []DomainRecord{k.dmarcProposal()},
+		})
+		return
 	}
 	if d.testing {
 		add("dmarc_testing", "The record says t=y, so receivers apply one step less than the policy.", "Remove t=y when the reports show that your mail passes.")
@@ -493,17 +323,6 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 	k.note("DMARC", fmt.Sprintf("record found at %s, policy %s", rep.Host, rep.Policy))
 }
 
-// forSubdomain is the policy for a name below the record's own.
-func (d *dmarcRecord) forSubdomain(exists bool) string {
-	switch {
-	case !exists && d.np != "":
-		return d.np
-	case d.sp != "":
-		return d.sp
-	}
-	return d.p
-}
-
 // exists: for DMARC a name exists when it has an A, AAAA or MX record. In
 // doubt it does.
 func (k *checker) exists(ctx context.Context) bool {
@@ -518,6 +337,10 @@ func (k *checker) exists(ctx context.Context) bool {
 // nextStep is the ratchet.
 func (n *dmarcNode) nextStep() *DMARCStep {
 	d := n.rec
+	if t, ok := d.list.Get("t"); ok && d.testing {
+		text := d.text[:t.ValuePos] + "n" + d.text[t.ValuePos+len(t.Value):]
+		return &DMARCStep{Policy: d.p, Publish: txtRecord(n.reply.name, text, d.text), When: []string{"two weeks of reports show that all mail you know of passes DMARC"}}
+	}
 	i := slices.Index(dmarcPolicies, d.p)
 	if i == len(dmarcPolicies)-1 {
 		return nil

@@ -76,7 +76,8 @@ type SPFTerm struct {
 // SPFResult is how a receiver would judge one address.
 type SPFResult struct {
 	Address netip.Addr `json:"address"`
-	// Result is a result of RFC 7208 section 2.6: "pass", "fail", ...
+	// Result is a result of RFC 7208 section 2.6: "pass", "fail", ...; or
+	// "unknown" for a record that is sound and yet cannot be evaluated here.
 	Result string `json:"result"`
 	Reason string `json:"reason,omitempty"`
 }
@@ -308,11 +309,10 @@ func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Nod
 	}
 	m, ok := spf.Propose(tree.Texts, k.SPFInclude)
 	if ok {
-		if p, why := k.tryProposal(ctx, m.Text, nil); why == "" {
+		if why := k.tryProposal(ctx, m.Text, nil); why == "" {
 			rep.Proposal = m.Text
 			f.Publish = []DomainRecord{txtRecord(k.domain, m.Text, tree.Texts...)}
 			f.Fix = "Replace them all by the one record below, after a look at whether each sender in it is still yours."
-			rep.Lookups, rep.Voids, rep.Complete = p.Lookups, p.Voids, p.Complete()
 		} else {
 			f.Fix += " Joined, they would not be sound: " + why + "."
 		}
@@ -346,12 +346,13 @@ func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node
 		Summary: "The SPF record does not include " + k.SPFInclude + ". Mail through Postmark does not need it.",
 	}
 	m, ok := spf.Propose(tree.Texts, k.SPFInclude)
-	if !ok {
+	all := tree.Record.All()
+	if !ok || rep.State == "broken" && tree.Lookups <= spf.MaxLookups || all != nil && all.Qualifier == '+' {
 		f.Fix = "Nothing is proposed before the record itself is correct."
 		k.add("spf_include_absent", f)
 		return
 	}
-	if _, why := k.tryProposal(ctx, m.Text, tree); why != "" {
+	if why := k.tryProposal(ctx, m.Text, tree); why != "" {
 		f.Fix = "Leave it out: with it " + why + ". " + costText(tree)
 		k.add("spf_include_absent", f)
 		return
@@ -380,7 +381,7 @@ func (o overlay) TXT(ctx context.Context, name string) ([]string, spf.Status) {
 
 // tryProposal walks the tree as it would be, and says in words why the
 // proposal must not be made, if so.
-func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node) (*spf.Node, string) {
+func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node) string {
 	tree := spf.Walk(ctx, overlay{spfSource{k}, k.domain, text}, k.domain, spf.Identity{})
 	old := map[string]bool{}
 	if before != nil {
@@ -390,13 +391,13 @@ func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node
 	}
 	for _, i := range spf.Lint(tree) {
 		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[i.Code] {
-			return tree, i.Text
+			return i.Text
 		}
 	}
 	if tree.Lookups > spf.MaxLookups {
-		return tree, fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", tree.Lookups, spf.MaxLookups)
+		return fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", tree.Lookups, spf.MaxLookups)
 	}
-	return tree, ""
+	return ""
 }
 
 // evaluateSPF is check_host() for one mail. The grammar and the limits are
@@ -426,6 +427,13 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 	r.Result = string(res)
 	if err != nil {
 		r.Reason = err.Error()
+	}
+	for _, e := range []error{gospf.ErrUnknownField, gospf.ErrInvalidIP, gospf.ErrInvalidMask, gospf.ErrInvalidMacro, gospf.ErrInvalidDomain} {
+		if res == gospf.PermError && errors.Is(err, e) {
+			// The grammar was judged already; the evaluator does not know
+			// some rare names that it allows, such as those with a slash.
+			r.Result = "unknown"
+		}
 	}
 	return r
 }

@@ -53,7 +53,9 @@ func insert(r *Record, target, term string) Merge {
 	all := r.All()
 	for i := range r.Terms {
 		t := &r.Terms[i]
-		if t.Name == "include" && !t.Modifier && t.Qualifier == '+' && sameTarget(t, target) && (all == nil || t.Pos < all.Pos) {
+		include := t.Name == "include" && t.Qualifier == '+' && (all == nil || t.Pos < all.Pos)
+		redirect := t.Name == "redirect" && t.Modifier && all == nil
+		if (include || redirect) && sameTarget(t, target) {
 			return Merge{Text: r.Text}
 		}
 	}

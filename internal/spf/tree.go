@@ -279,7 +279,8 @@ func (n *Node) visit(f func(*Node, int), depth int) {
 	}
 }
 
-// FindInclude looks for an include of target anywhere in the tree. Qualifiers
+// FindInclude looks for an include of (or a redirect to) target anywhere in the
+// tree. Qualifiers
 // is the set of qualifiers on the way, outermost first, of the best one found:
 // one with only "+" counts as present.
 func (n *Node) FindInclude(target string) (qualifiers string, found bool) {
@@ -294,9 +295,9 @@ func (n *Node) FindInclude(target string) (qualifiers string, found bool) {
 			own := q
 			if s.Term.Name == "include" {
 				own += string(s.Term.Qualifier)
-				if strings.ToLower(s.Target) == target && (!found || strings.Trim(best, "+") != "") {
-					best, found = own, true
-				}
+			}
+			if strings.ToLower(s.Target) == target && (!found || strings.Trim(best, "+") != "") {
+				best, found = own, true
 			}
 			if s.Child != nil {
 				look(s.Child, own)
