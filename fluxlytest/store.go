@@ -18,6 +18,8 @@ import (
 // in-memory store gives. Run it for a store of your own; open returns an empty
 // store each time and closes it with the test's Cleanup. It is called from
 // parallel tests.
+//
+//nolint:tparallel // whoever calls it says whether the whole runs in parallel
 func TestStore(t *testing.T, open func(testing.TB) fluxly.Store) {
 	t.Helper()
 	for _, c := range []struct {

@@ -438,8 +438,13 @@ func testLastRun(t *storeTest) {
 	t.putRuns(run("r1", "a", "", at(5)), run("r2", "a", "", at(3)), run("r3", "a", "k", at(9)), run("r4", "b", "", at(9)),
 		run("r6", "c", "", at(1)), run("r5", "c", "", at(1)))
 	for _, c := range []struct{ automation, profile, key, want string }{
-		{"a", "p1", "", "r1"}, {"a", "p1", "k", "r3"}, {"b", "p1", "", "r4"}, {"c", "p1", "", "r6"},
-		{"b", "p1", "k", ""}, {"a", "p2", "", ""}, {"z", "p1", "", ""},
+		{"a", "p1", "", "r1"},
+		{"a", "p1", "k", "r3"},
+		{"b", "p1", "", "r4"},
+		{"c", "p1", "", "r6"},
+		{"b", "p1", "k", ""},
+		{"a", "p2", "", ""},
+		{"z", "p1", "", ""},
 	} {
 		t.view(func(tx fluxly.Tx) error {
 			r, err := tx.LastRun(t.ctx, c.automation, c.profile, c.key)
@@ -589,8 +594,10 @@ func testCounts(t *storeTest) {
 	t.update(func(tx fluxly.Tx) error {
 		return tx.AppendLog(t.ctx, []fluxly.LogEntry{
 			{RunID: "r1", Automation: "b", Code: "started"},
-			{RunID: "r2", Automation: "a", Seq: 0, Code: "started"}, {RunID: "r2", Automation: "a", Seq: 1, Step: "s", Code: "waiting"},
-			{RunID: "r3", Automation: "a", Seq: 0, Code: "started"}, {RunID: "r3", Automation: "a", Seq: 1, Step: "s", Code: "branch"},
+			{RunID: "r2", Automation: "a", Seq: 0, Code: "started"},
+			{RunID: "r2", Automation: "a", Seq: 1, Step: "s", Code: "waiting"},
+			{RunID: "r3", Automation: "a", Seq: 0, Code: "started"},
+			{RunID: "r3", Automation: "a", Seq: 1, Step: "s", Code: "branch"},
 		})
 	})
 	ofA := []fluxly.RunCount{

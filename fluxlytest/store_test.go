@@ -9,9 +9,10 @@ import (
 
 func TestMemoryStore(t *testing.T) {
 	t.Parallel()
-	fluxlytest.TestStore(t, func(t testing.TB) fluxly.Store {
+	fluxlytest.TestStore(t, func(tb testing.TB) fluxly.Store {
+		tb.Helper()
 		store := fluxly.NewMemoryStore()
-		t.Cleanup(func() { _ = store.Close() })
+		tb.Cleanup(func() { _ = store.Close() })
 		return store
 	})
 }

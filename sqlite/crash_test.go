@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,6 +104,11 @@ func TestCrash(t *testing.T) {
 		for n := 0; lines.Scan(); n++ {
 			if acked, err = strconv.Atoi(lines.Text()); err != nil {
 				t.Errorf("round %d: the child printed %q", round, lines.Text())
+			}
+			if n == 0 && round == 0 {
+				if _, err := sqlite.Open(path); !errors.Is(err, sqlite.ErrInUse) || !strings.Contains(err.Error(), strconv.Itoa(child.Process.Pid)) {
+					t.Errorf("Open beside the child: %v, want ErrInUse with its process id", err)
+				}
 			}
 			if n == answers {
 				kill = time.AfterFunc(moment, func() { _ = child.Process.Kill() })

@@ -89,6 +89,7 @@ func sentinel(path string, err error) error {
 		if noRoom(path) {
 			return ErrFull
 		}
+	default:
 	}
 	return nil
 }

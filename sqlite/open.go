@@ -122,6 +122,7 @@ func (s *Store) acquire() error {
 	}
 	if !ok {
 		holder := "another Store"
+		//nolint:gosec // the lock file of the path that the program itself named
 		if pid, err := os.ReadFile(name); err == nil && len(pid) > 0 && len(pid) < 20 {
 			holder = "process " + strings.TrimSpace(string(pid))
 		}
@@ -147,16 +148,13 @@ func openError(path string, err error) error {
 		return e
 	}
 	reason := "SQLite cannot open it"
-	switch sentinel(path, err) {
-	case ErrCorrupt:
-		return refuse(path, nil, err, "it is not a store file, or it is damaged; restore it from a backup or name another file")
-	case ErrFull:
-		return refuse(path, nil, err, "there is no room for it; free some and try again")
-	case ErrReadOnly:
-		return refuse(path, nil, err, "it cannot be written; check the rights of the file and its folder")
-	}
-	if errors.Is(err, syscall.ENOSPC) {
-		return refuse(path, ErrFull, err, "there is no room for it; free some and try again")
+	switch {
+	case errors.Is(err, ErrCorrupt):
+		reason = "it is not a store file, or it is damaged; restore it from a backup or name another file"
+	case errors.Is(err, ErrFull):
+		reason = "there is no room for it; free some and try again"
+	case errors.Is(err, ErrReadOnly):
+		reason = "it cannot be written; check the rights of the file and its folder"
 	}
 	return refuse(path, nil, err, "%s", reason)
 }

@@ -78,11 +78,18 @@ func TestOpenRefuses(t *testing.T) {
 		{"empty path", func(*testing.T) string { return "" }, nil, "name a file"},
 		{"memory", func(*testing.T) string { return ":memory:" }, nil, "NewMemoryStore"},
 		{"URI", func(*testing.T) string { return "file:x.db?mode=ro" }, nil, "not a URI"},
-		{"a folder", func(t *testing.T) string { return t.TempDir() }, nil, "it is a folder"},
-		{"no folder", func(t *testing.T) string { return filepath.Join(t.TempDir(), "none", "fluxly.db") }, nil, "create it first"},
-		{"a file for a folder", func(t *testing.T) string { return filepath.Join(write(t, nil), "fluxly.db") }, nil, "folder"},
+		{"a folder", (*testing.T).TempDir, nil, "it is a folder"},
+		{"no folder", func(t *testing.T) string {
+			t.Helper()
+			return filepath.Join(t.TempDir(), "none", "fluxly.db")
+		}, nil, "create it first"},
+		{"a file for a folder", func(t *testing.T) string {
+			t.Helper()
+			return filepath.Join(write(t, nil), "fluxly.db")
+		}, nil, "folder"},
 		{"a device", func(*testing.T) string { return os.DevNull }, nil, "not a regular file"},
 		{"a read-only file", func(t *testing.T) string {
+			t.Helper()
 			path := filled(t)
 			if err := os.Chmod(path, 0o400); err != nil {
 				t.Fatal(err)
@@ -90,6 +97,7 @@ func TestOpenRefuses(t *testing.T) {
 			return path
 		}, sqlite.ErrReadOnly, "make it writable"},
 		{"a read-only folder", func(t *testing.T) string {
+			t.Helper()
 			path := filled(t)
 			folder := filepath.Dir(path)
 			if err := os.Chmod(folder, 0o500); err != nil {
@@ -99,6 +107,7 @@ func TestOpenRefuses(t *testing.T) {
 			return path
 		}, sqlite.ErrReadOnly, "folder is read-only"},
 		{"a new file in a read-only folder", func(t *testing.T) string {
+			t.Helper()
 			folder := t.TempDir()
 			if err := os.Chmod(folder, 0o500); err != nil {
 				t.Fatal(err)
@@ -107,18 +116,25 @@ func TestOpenRefuses(t *testing.T) {
 			return filepath.Join(folder, "fluxly.db")
 		}, sqlite.ErrReadOnly, "folder is read-only"},
 		{"text", func(t *testing.T) string {
+			t.Helper()
 			return write(t, bytes.Repeat([]byte("this is not a database\n"), 100))
 		}, sqlite.ErrCorrupt, "not a store file"},
 		{"a damaged header", func(t *testing.T) string {
+			t.Helper()
 			return patch(t, filled(t), 16, bytes.Repeat([]byte{0xA5}, 60))
 		}, sqlite.ErrCorrupt, "restore it from a backup"},
 		{"a damaged first page", func(t *testing.T) string {
+			t.Helper()
 			return patch(t, filled(t), 100, bytes.Repeat([]byte{0xA5}, 1_000))
 		}, sqlite.ErrCorrupt, "restore it from a backup"},
-		{"a newer version", func(t *testing.T) string { // offset 60 is user_version
+		{"a newer version", func(t *testing.T) string {
+			t.Helper()
+			// Offset 60 is user_version.
 			return patch(t, filled(t), 60, binary.BigEndian.AppendUint32(nil, 99))
 		}, sqlite.ErrNewerVersion, "version 99"},
-		{"another program's database", func(t *testing.T) string { // offset 68 is application_id
+		{"another program's database", func(t *testing.T) string {
+			t.Helper()
+			// Offset 68 is application_id.
 			return patch(t, filled(t), 68, []byte{1, 2, 3, 4})
 		}, nil, "another program"},
 	} {

@@ -169,10 +169,11 @@ func (s *Store) take(ctx context.Context, pool chan *conn) (*conn, error) {
 
 // transact runs fn between begin and COMMIT, or takes all of it back.
 func (c *conn) transact(ctx context.Context, begin string, tx *tx, fn func(fluxly.Tx) error) (err error) {
+	background := context.WithoutCancel(ctx)
 	c.interrupt(ctx)
 	defer func() {
 		tx.dead = true
-		c.interrupt(context.Background())
+		c.interrupt(background)
 		// Also when fn panics. SQLite itself rolls back after some errors.
 		if !c.db.GetAutocommit() {
 			if e := c.run("ROLLBACK"); e != nil && err != nil {
@@ -191,7 +192,7 @@ func (c *conn) transact(ctx context.Context, begin string, tx *tx, fn func(fluxl
 		return tx.err
 	}
 	// What is complete is committed, also when ctx ended just now.
-	c.interrupt(context.Background())
+	c.interrupt(background)
 	return c.run("COMMIT")
 }
 

@@ -11,14 +11,15 @@ import (
 
 func TestStore(t *testing.T) {
 	t.Parallel()
-	fluxlytest.TestStore(t, func(t testing.TB) fluxly.Store {
-		store, err := sqlite.Open(filepath.Join(t.TempDir(), "fluxly.db"))
+	fluxlytest.TestStore(t, func(tb testing.TB) fluxly.Store {
+		tb.Helper()
+		store, err := sqlite.Open(filepath.Join(tb.TempDir(), "fluxly.db"))
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
-		t.Cleanup(func() {
+		tb.Cleanup(func() {
 			if err := store.Close(); err != nil {
-				t.Errorf("Close: %v", err)
+				tb.Errorf("Close: %v", err)
 			}
 		})
 		return store

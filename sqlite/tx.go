@@ -62,8 +62,8 @@ func (t *tx) one(s statement) (n int64, ok bool, err error) {
 // profileNumber returns the number of a profile. A profile that nobody named
 // so far gets one where make is set.
 func (t *tx) profileNumber(id string, make bool) (pid int64, ok bool, err error) {
-	if pid, ok := t.profiles[id]; ok {
-		return pid, true, nil
+	if known, found := t.profiles[id]; found {
+		return known, true, nil
 	}
 	pid, ok, err = t.one(t.db.query("SELECT pid FROM profiles WHERE id = ?").text(id))
 	if err != nil || !ok && !make {
@@ -88,8 +88,8 @@ func (t *tx) knowProfile(id string, pid int64) {
 
 // nameNumber is profileNumber for the name of an event.
 func (t *tx) nameNumber(name string, make bool) (nid int64, ok bool, err error) {
-	if nid, ok := t.names[name]; ok {
-		return nid, true, nil
+	if known, found := t.names[name]; found {
+		return known, true, nil
 	}
 	nid, ok, err = t.one(t.db.query("SELECT nid FROM names WHERE name = ?").text(name))
 	if err != nil || !ok && !make {
