@@ -251,11 +251,11 @@ func (p *program) block(c *compiler, steps Steps, next int, ids, derived map[str
 			f := lay(path.Steps)
 			paths = append(paths, compiledPath{when: r, text: path.When.String(), at: f})
 		}
-		yes, no := pending, pending
+		yes := pending
 		if s.Kind == StepWaitFor {
 			yes = lay(s.Yes)
 		}
-		no = lay(s.No)
+		no := lay(s.No)
 		n = &p.nodes[at[i]]
 		n.paths, n.yes, n.no = paths, yes, no
 		follow := next
@@ -473,18 +473,6 @@ func (p *program) signals() []string {
 			out = append(out, s.Event)
 		case s.Kind == StepWaitUntil && s.Date.isTrait():
 			out = append(out, traitSignal(rootKey(s.Date.Name())))
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
-// emailNames are the mails that the program may send.
-func (p *program) emailNames() []string {
-	var out []string
-	for i := range p.nodes {
-		if p.nodes[i].step.Kind == StepSend {
-			out = append(out, p.nodes[i].step.Email)
 		}
 	}
 	slices.Sort(out)

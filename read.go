@@ -232,14 +232,39 @@ func (e *Engine) explainAbsence(ctx context.Context, tx Tx, p *program, prof *Pr
 		}
 		if !x.Holds {
 			w.Trigger = &x
-			w.Verdict = fmt.Sprintf("not entered: %q came at %s, but %s", t.Name, ev.OccurredAt.Format(time.RFC3339),
-				strings.Join(strings.Fields(x.String()), " "))
+			w.Verdict = fmt.Sprintf("not entered: %q came at %s, but %s", t.Name, ev.OccurredAt.Format(time.RFC3339), whyNot(x))
 			return nil
 		}
 	}
 	w.Verdict = fmt.Sprintf("not entered: the last %q came at %s, before the automation was there or without the key %q",
 		t.Name, ev.OccurredAt.Format(time.RFC3339), p.def.Key)
 	return nil
+}
+
+// whyNot names the part for which a condition does not hold, and what was
+// found.
+func whyNot(x Explanation) string {
+	switch {
+	case x.Text == "all of":
+		for _, p := range x.Parts {
+			if !p.Holds {
+				return whyNot(p)
+			}
+		}
+	case x.Text == "any of":
+		var none []string
+		for _, p := range x.Parts {
+			none = append(none, whyNot(p))
+		}
+		return strings.Join(none, ", and ")
+	case x.Text == "not" && len(x.Parts) == 1:
+		return x.Parts[0].Text + " holds"
+	}
+	found := x.Note
+	if found == "" {
+		found = string(appendJSON(nil, x.Value))
+	}
+	return fmt.Sprintf("%s does not hold (found %s)", x.Text, found)
 }
 
 // describeRun says in one line what became of the run.

@@ -88,7 +88,7 @@ func TestRunTwice(t *testing.T) {
 	if len(mails) != 31 || !slices.Equal(mails, again) || !slices.Equal(log, logAgain) {
 		t.Errorf("%d mails after one run, %d after two", len(mails), len(again))
 	}
-	for _, want := range []string{"Subject: Welcome to Acme Reports, Hana", "Why no mail? user_1004", `no prop plan is "trial": "free"`, "In this run 31 mails"} {
+	for _, want := range []string{"Subject: Welcome to Acme Reports, Hana", "Why no mail? user_1004", `prop plan is "trial" does not hold (found "free")`, "In this run 31 mails"} {
 		if !strings.Contains(first.String(), want) {
 			t.Errorf("the first run does not print %q", want)
 		}
