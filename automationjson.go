@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/getfluxly/fluxly/internal/rules"
@@ -124,7 +124,7 @@ func (a *Automation) UnmarshalJSON(b []byte) error {
 		return &FieldError{Field: "automation", Reason: "is not JSON: " + err.Error(), Err: err}
 	}
 	if v.Format != automationFormat {
-		return fieldErrorf("fluxly", fmt.Sprint(v.Format), "unknown format version; this program reads version %d", automationFormat)
+		return fieldErrorf("fluxly", strconv.Itoa(v.Format), "unknown format version; this program reads version %d", automationFormat)
 	}
 	var f automationJSON
 	if err := strictJSON(b, &f); err != nil {

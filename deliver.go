@@ -176,7 +176,7 @@ func (e *Engine) hindrance(ctx context.Context, tx Tx, m *SendRecord, prof *Prof
 		return ReasonNoAddress, "the profile has no trait \"email\"", nil
 	}
 	if _, err := mimemail.ParseMailbox(to); err != nil {
-		return ReasonBadAddress, err.Error(), nil
+		return ReasonBadAddress, err.Error(), nil //nolint:nilerr // a reason not to send, no failure
 	}
 	for _, stream := range []string{"", e.streamOf(st)} {
 		sup, err := tx.Suppression(ctx, to, stream)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
 	"testing"
 	"testing/fstest"
 	"time"

@@ -157,7 +157,7 @@ var findingCatalogue = map[string]findingEntry{
 }
 
 // spfFixes says what to do about each of the linter's codes.
-var spfFixes = map[string]string{
+var spfFixes = map[string]string{ //nolint:gosec // G101 takes "token" and the like for credentials
 	"syntax":           "Correct the term; a blank stands between two terms and nowhere else.",
 	"loop":             "Take one of the includes out of the circle.",
 	"target_missing":   "Take the term out, or have an SPF record published there.",

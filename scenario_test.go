@@ -218,7 +218,7 @@ func TestS4S5WaitUntilDate(t *testing.T) {
 				k.Identify(fluxly.Identity{ExternalID: "u1", Traits: end(tt.first)})
 			}
 			k.Track(event("signed_up", "u1", nil))
-			var sentOn = -1
+			sentOn := -1
 			look := func(day int) {
 				if sentOn < 0 && slices.Contains(k.Sent("u1"), "ending") {
 					sentOn = day

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -159,6 +160,7 @@ type crashWorkload struct {
 }
 
 func newCrashWorkload(t *testing.T, open Opener) *crashWorkload {
+	t.Helper()
 	w := &crashWorkload{t: t, dir: t.TempDir(), open: open, clock: NewClock(Start)}
 	w.provider = &FakeSender{Now: w.clock.Now, Stream: "broadcast"}
 	return w
@@ -468,7 +470,7 @@ func History(k *Kit, seed uint64, n int) error {
 			}
 			err = k.Engine.Identify(ctx, fluxly.Identity{ExternalID: ext, AnonymousID: anon, Traits: traits, MessageID: id})
 		case 9:
-			_, err = k.Engine.Enroll(ctx, fluxly.Enrollment{Automation: "direct", ExternalID: ext, AnonymousID: anon, Key: fmt.Sprint(r.IntN(3)), MessageID: id})
+			_, err = k.Engine.Enroll(ctx, fluxly.Enrollment{Automation: "direct", ExternalID: ext, AnonymousID: anon, Key: strconv.Itoa(r.IntN(3)), MessageID: id})
 		default:
 			at := k.Now()
 			if r.IntN(5) == 0 {
@@ -476,7 +478,7 @@ func History(k *Kit, seed uint64, n int) error {
 			}
 			err = k.Engine.Track(ctx, fluxly.Event{
 				Name: names[r.IntN(len(names))], ExternalID: ext, AnonymousID: anon, MessageID: id, Timestamp: at,
-				Properties: fluxly.Properties{"n": r.IntN(5), "cart_id": fmt.Sprint(r.IntN(4))},
+				Properties: fluxly.Properties{"n": r.IntN(5), "cart_id": strconv.Itoa(r.IntN(4))},
 			})
 		}
 		if err != nil && !errors.Is(err, fluxly.ErrNotFound) && !errors.Is(err, fluxly.ErrInvalid) {

@@ -131,7 +131,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 				if err := cmd.Process.Kill(); err == nil {
 					kills++
 				}
-				<-done
+				<-done //nolint:errcheck // killed, so there is an error
 				continue
 			case err = <-done:
 				timer.Stop()

@@ -232,7 +232,7 @@ func parse(msg []byte, id uint16, name string, t Type) (a Answer, truncated, ok 
 	var p dnsmessage.Parser
 	h, err := p.Start(msg)
 	if err != nil || h.ID != id || !h.Response {
-		return Answer{}, false, false, nil
+		return Answer{}, false, false, nil //nolint:nilerr // not our reply; ok says so
 	}
 	q, err := p.Question()
 	switch {

@@ -59,7 +59,7 @@ func insert(r *Record, target, term string) Merge {
 			return Merge{Text: r.Text}
 		}
 	}
-	at := len(r.Text)
+	var at int
 	switch redirect := r.Redirect(); {
 	case all != nil:
 		at = all.Pos

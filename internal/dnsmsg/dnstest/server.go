@@ -68,11 +68,12 @@ func Start(tb testing.TB, zone string) *Server {
 	var pc net.PacketConn
 	var ln net.Listener
 	var err error
+	var lc net.ListenConfig
 	for range 20 { // the UDP port that we get may be taken for TCP
-		if pc, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
+		if pc, err = lc.ListenPacket(s.ctx, "udp", "127.0.0.1:0"); err != nil {
 			tb.Fatal(err)
 		}
-		if ln, err = net.Listen("tcp", pc.LocalAddr().String()); err == nil {
+		if ln, err = lc.Listen(s.ctx, "tcp", pc.LocalAddr().String()); err == nil {
 			break
 		}
 		pc.Close()
