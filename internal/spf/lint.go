@@ -58,6 +58,9 @@ func (l *linter) node(n *Node, depth int) {
 	}
 	for _, s := range n.Steps {
 		l.step(n, s)
+		if s.Term.Modifier && s.Term.Name == "v" {
+			l.add("repeated_version", n, s.Term, "%q stands in the middle of the record, as if two records had been joined by hand", s.Term.Text)
+		}
 	}
 	all, redirect := r.All(), r.Redirect()
 	if depth == 0 {

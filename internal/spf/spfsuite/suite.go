@@ -85,13 +85,12 @@ func Load(tb testing.TB) []Doc {
 // Zone answers from the zone data of one document.
 type Zone struct {
 	records map[string]map[string][]string // name, type
-	fails   map[string]bool
 }
 
 // NewZone reads the zone data of a group.
 func NewZone(tb testing.TB, doc Doc) *Zone {
 	tb.Helper()
-	z := &Zone{records: map[string]map[string][]string{}, fails: map[string]bool{}}
+	z := &Zone{records: map[string]map[string][]string{}}
 	for name, node := range doc.Raw {
 		key := strings.ToLower(strings.TrimSuffix(name, "."))
 		set := map[string][]string{}
@@ -160,3 +159,10 @@ func (z *Zone) Ask(name, typ string) ([]string, Outcome) {
 	}
 	return nil, Failed
 }
+
+// Records gives the whole zone: name, type, values. A name that cannot be
+// asked has the type "FAIL".
+func (z *Zone) Records() map[string]map[string][]string { return z.records }
+
+// ZoneOf makes a zone of records.
+func ZoneOf(records map[string]map[string][]string) *Zone { return &Zone{records: records} }
