@@ -120,6 +120,12 @@ func decide(p *program, run *Run, c cause, now time.Time, f facts) effects {
 		return d.effects
 	}
 	run.UpdatedAt = now
+	if _, n := d.here(); n == nil && c.kind != causeStart && c.kind != causeMove {
+		// A run at a step that its definition does not have could only wait
+		// for ever.
+		d.finish(RunFailed, endLost, nil)
+		return d.effects
+	}
 	switch c.kind {
 	case causeStart:
 		d.note("", logStarted, map[string]any{"event": run.Entry.Name})

@@ -86,7 +86,7 @@ func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 // claimMails decides about due mails in one transaction: each is skipped with
 // its reason, put off, or claimed. lost are claims of a process that died.
 func (e *Engine) claimMails(ctx context.Context, batch []Work) (claimed []*SendRecord, lost []string, err error) {
-	err = e.update(ctx, func(ctx context.Context, tx Tx) error {
+	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
 		claimed, lost = claimed[:0], lost[:0]
 		now := e.now()
 		e.mu.Lock()
@@ -159,8 +159,11 @@ func (e *Engine) hindrance(ctx context.Context, tx Tx, m *SendRecord, prof *Prof
 	if prof == nil || run == nil {
 		return ReasonRunEnded, "the person or the run is gone", nil
 	}
-	if run.Status != RunLive || run.SendKey != m.Key {
-		return ReasonRunEnded, "", nil
+	if run.Status != RunLive {
+		return run.Reason, "the run has ended", nil
+	}
+	if run.SendKey != m.Key {
+		return ReasonRunEnded, "the run has gone on", nil
 	}
 	st := e.emails.settings(m.Email)
 	if !st.Transactional {
@@ -310,7 +313,7 @@ func (e *Engine) settleError(ctx context.Context, m *SendRecord, err error) {
 
 // settle records the outcome of a claimed mail and lets its run go on.
 func (e *Engine) settle(ctx context.Context, m *SendRecord, status SendStatus, reason, detail string, r Receipt) {
-	err := e.update(ctx, func(ctx context.Context, tx Tx) error {
+	err := e.finish(ctx, func(ctx context.Context, tx Tx) error {
 		now, err := e.claimedBy(ctx, tx, m)
 		if err != nil || now == nil {
 			return err
@@ -369,7 +372,7 @@ func (e *Engine) settleIn(ctx context.Context, tx Tx, m *SendRecord, status Send
 // settleTemporary puts a mail back into the queue, or ends it when it was
 // tried long enough. A failure of the account does not use up the time.
 func (e *Engine) settleTemporary(ctx context.Context, m *SendRecord, cause error, after time.Duration, account bool) {
-	err := e.update(ctx, func(ctx context.Context, tx Tx) error {
+	err := e.finish(ctx, func(ctx context.Context, tx Tx) error {
 		now, err := e.claimedBy(ctx, tx, m)
 		if err != nil || now == nil {
 			return err
@@ -428,7 +431,7 @@ func (e *Engine) settleUnknown(ctx context.Context, key, why string) error {
 	if status == SendUnknown && e.cfg.Unknown == SendAgain {
 		again = true
 	}
-	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+	return e.finish(ctx, func(ctx context.Context, tx Tx) error {
 		m, err := tx.Send(ctx, key)
 		if err != nil || m == nil || m.Status != SendSending {
 			return err
@@ -458,7 +461,7 @@ func (e *Engine) lookupWait(ctx context.Context, key string, delay time.Duration
 // askLater renews the claim of a mail of unknown outcome, so that the
 // provider is asked again when it is over.
 func (e *Engine) askLater(ctx context.Context, key, why string, wait time.Duration) error {
-	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+	return e.finish(ctx, func(ctx context.Context, tx Tx) error {
 		m, err := tx.Send(ctx, key)
 		if err != nil || m == nil || m.Status != SendSending {
 			return err

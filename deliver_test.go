@@ -283,3 +283,32 @@ func TestNewReportsAllMistakes(t *testing.T) {
 	}
 	golden(t, "testdata/config_mistakes.txt", []byte(err.Error()+"\n"))
 }
+
+// An exit that comes while the mail is claimed stops it with its own code, and
+// an engine that is closed meanwhile still records the outcome.
+func TestExitBetweenClaimAndCall(t *testing.T) {
+	t.Parallel()
+	store := &hookStore{Store: fluxly.NewMemoryStore()}
+	t.Cleanup(func() { _ = store.Close() })
+	a := welcome()
+	a.Exit = fluxly.On("cancelled")
+	k := fluxlytest.NewConfig(t, fluxly.Config{Store: store, Automations: []fluxly.Automation{a}})
+	k.Track(event("signed_up", "u1", nil))
+	done := false
+	store.beforeView = func() {
+		if m := record(t, k, "u1", "welcome"); m.Status == fluxly.SendSending && !done {
+			done = true
+			k.Track(event("cancelled", "u1", nil))
+			if err := k.Engine.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	k.Settle()
+	if m := record(t, k, "u1", "welcome"); !done || m.Status != fluxly.SendSkipped || m.Reason != "exit" {
+		t.Errorf("%v: %s, %s", done, m.Status, m.Reason)
+	}
+	if err := k.Engine.Track(t.Context(), event("signed_up", "u2", nil)); !errors.Is(err, fluxly.ErrClosed) {
+		t.Errorf("track after Close: %v", err)
+	}
+}

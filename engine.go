@@ -262,6 +262,7 @@ func (e *Engine) loadEmails(c *compiler) {
 			}
 		}
 		c.emails = func(string) bool { return false }
+		e.emails = &emailSet{}
 		return
 	}
 	set, problems := loadEmails(e.cfg.Emails, e.cfg.EmailOptions)
@@ -534,6 +535,12 @@ func (e *Engine) update(ctx context.Context, fn func(ctx context.Context, tx Tx)
 	if closed {
 		return ErrClosed
 	}
+	return e.finish(ctx, fn)
+}
+
+// finish is update for work that has begun: its outcome is stored also when
+// the engine was closed meanwhile.
+func (e *Engine) finish(ctx context.Context, fn func(ctx context.Context, tx Tx) error) error {
 	return e.writes.Do(ctx, write{ctx: ctx, fn: fn})
 }
 

@@ -21,8 +21,9 @@ type Sender interface {
 	Send(ctx context.Context, m *Message) (Receipt, error)
 }
 
-// BatchSender is a [Sender] that can hand over several mails in one call. The
-// engine finds it by type assertion. Results stand in the order of ms.
+// BatchSender is a [Sender] that can also hand over several mails in one call,
+// such as [Postmark]. Results stand in the order of ms. The engine hands mails
+// over one by one, each with a last look at whether it may go.
 type BatchSender interface {
 	Sender
 	SendBatch(ctx context.Context, ms []*Message) []Result

@@ -140,7 +140,7 @@ func (w *worker) Now() time.Time { return w.e.now() }
 func (w *worker) Do(ctx context.Context, kind WorkKind, batch []Work) error {
 	switch kind {
 	case WorkWake:
-		return w.e.update(ctx, func(ctx context.Context, tx Tx) error {
+		return w.e.finish(ctx, func(ctx context.Context, tx Tx) error {
 			for _, x := range batch {
 				if err := w.e.wake(ctx, tx, x.ID); err != nil {
 					return err
@@ -149,7 +149,7 @@ func (w *worker) Do(ctx context.Context, kind WorkKind, batch []Work) error {
 			return nil
 		})
 	case WorkSegment:
-		return w.e.update(ctx, func(ctx context.Context, tx Tx) error {
+		return w.e.finish(ctx, func(ctx context.Context, tx Tx) error {
 			for _, x := range batch {
 				if err := w.e.wakeSegment(ctx, tx, x.ID, x.Segment); err != nil {
 					return err
@@ -251,7 +251,7 @@ func (w *worker) callAll(ctx context.Context, batch []Work) error {
 // crash during the call leads to another try and not to a run that waits for
 // ever.
 func (e *Engine) claimCall(ctx context.Context, runID string) (in StepInput, fn StepFunc, err error) {
-	err = e.update(ctx, func(ctx context.Context, tx Tx) error {
+	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
 		in, fn = StepInput{}, nil
 		r, err := tx.Run(ctx, runID)
 		now := e.now()
@@ -304,7 +304,7 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc) {
 			c.retry = e.now().Add(backoff(in.Key, in.Attempt, time.Second, time.Hour))
 		}
 	}
-	err = e.update(ctx, func(ctx context.Context, tx Tx) error {
+	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
 		r, err := tx.Run(ctx, in.Run.ID)
 		if err != nil || r == nil || r.Status != RunLive || r.Step != in.Run.Step || r.Visit != in.Run.Visit || r.Pending != PendingCall {
 			return err
