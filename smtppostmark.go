@@ -66,11 +66,13 @@ type PostmarkSMTPConfig struct {
 	// with another Host there is no lookup unless it is given. Only a
 	// ServerToken can ask.
 	APIBaseURL string
-	// MaxMessages, MaxIdle, Timeouts and Dial are as in [SMTPConfig].
-	MaxMessages int
-	MaxIdle     time.Duration
-	Timeouts    SMTPTimeouts
-	Dial        func(ctx context.Context, network, addr string) (net.Conn, error) `json:"-"`
+	// NoPipelining, MaxMessages, MaxIdle, Timeouts and Dial are as in
+	// [SMTPConfig].
+	NoPipelining bool
+	MaxMessages  int
+	MaxIdle      time.Duration
+	Timeouts     SMTPTimeouts
+	Dial         func(ctx context.Context, network, addr string) (net.Conn, error) `json:"-"`
 	// Logger gets the dialogue with the server at debug level, without
 	// credentials and without mails. Nil means silence.
 	Logger *slog.Logger `json:"-"`
@@ -111,7 +113,7 @@ func NewPostmarkSMTP(cfg PostmarkSMTPConfig) (*SMTPSender, error) {
 	out := SMTPConfig{
 		Host: host, Port: cfg.Port, Username: cfg.ServerToken, Password: cfg.ServerToken, TLS: cfg.TLS,
 		RootCAs: cfg.RootCAs, TLSConfig: cfg.TLSConfig, LocalName: cfg.LocalName,
-		MaxConnections: cfg.MaxConnections, MaxMessages: cfg.MaxMessages, MaxIdle: cfg.MaxIdle,
+		NoPipelining: cfg.NoPipelining, MaxConnections: cfg.MaxConnections, MaxMessages: cfg.MaxMessages, MaxIdle: cfg.MaxIdle,
 		Timeouts: cfg.Timeouts, Dial: cfg.Dial, Logger: cfg.Logger,
 	}
 	bound := cfg.ServerToken == ""

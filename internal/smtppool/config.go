@@ -36,6 +36,9 @@ type Config struct {
 	// Username and Password log in with AUTH PLAIN; no AUTH without Username.
 	Username, Password string
 
+	// NoPipelining sends one command at a time also where the server announces
+	// PIPELINING (RFC 2920).
+	NoPipelining bool
 	// MaxConns is how many sessions may be open. Defaults to 8.
 	MaxConns int
 	// MaxMessages is how many mails a session carries. Defaults to 1,000.

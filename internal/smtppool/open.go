@@ -123,7 +123,9 @@ func (s *session) hello(ctx context.Context, phase, greeting string) (*smtp.Clie
 		return nil, nil, s.openingError(ctx, phase, g, err)
 	}
 	s.caps = parseCaps(g.text)
-	s.log(ctx, "EHLO "+s.localName(), g.last, g.text)
+	if s.debug(ctx) {
+		s.log(ctx, "EHLO "+s.localName(), g.last, g.text)
+	}
 	return client, g, nil
 }
 
@@ -142,7 +144,9 @@ func (s *session) login(ctx context.Context, client *smtp.Client, g *guard) *Err
 		}
 		return failure
 	}
-	s.log(ctx, "AUTH PLAIN [redacted]", g.last, nil)
+	if s.debug(ctx) {
+		s.log(ctx, "AUTH PLAIN [redacted]", g.last, nil)
+	}
 	return nil
 }
 

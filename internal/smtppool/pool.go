@@ -21,6 +21,10 @@ type Pool struct {
 type counters struct {
 	accepted, deferred, rejected, unknown atomic.Int64
 	dials, handshakes, roundTrips         atomic.Int64
+	// lockStep: PIPELINING is announced and does not work. cutOff counts the
+	// groups in a row within which the connection ended.
+	lockStep atomic.Bool
+	cutOff   atomic.Int64
 }
 
 // Stats are the pool's counts since New.
@@ -28,7 +32,7 @@ type Stats struct {
 	Accepted, Deferred, Rejected, Unknown int64
 	// Dials are connections tried, Handshakes TLS handshakes that succeeded.
 	Dials, Handshakes int64
-	// RoundTrips are replies waited for.
+	// RoundTrips are the times that an answer was waited for.
 	RoundTrips int64
 	// Open sessions, those of them that are idle, and how many may be open.
 	Open, Idle, Limit int

@@ -223,7 +223,7 @@ func TestPoolServerRestarts(t *testing.T) {
 				if w == 0 && i%10 == 5 {
 					srv.CloseConns()
 				}
-				_, _ = p.Send(t.Context(), from, to, []byte(mail))
+				_ = eventually(t, p)
 			}
 		})
 	}

@@ -98,7 +98,8 @@ func (s *session) command(ctx context.Context, phase string, parts ...string) (r
 		return reply{}, failure
 	}
 	r, failure := s.reply(ctx, phase, s.cfg.CommandTimeout)
-	if failure == nil {
+	s.stats.roundTrips.Add(1)
+	if failure == nil && s.debug(ctx) {
 		s.log(ctx, string(b[:len(b)-2]), r.code, r.text)
 	}
 	return r, failure
@@ -133,7 +134,6 @@ func (s *session) reply(ctx context.Context, phase string, limit time.Duration) 
 		s.broken = true
 		return reply{}, s.cfg.explain(ioError(ctx, phase, limit, err))
 	}
-	s.stats.roundTrips.Add(1)
 	if r.code == 421 { // the server ends the session (RFC 5321 section 3.8)
 		s.broken = true
 	}
@@ -144,7 +144,12 @@ func (s *session) reply(ctx context.Context, phase string, limit time.Duration) 
 // refusal either, command and reply are out of step.
 func (s *session) unexpected(phase string, r reply) *Error {
 	if r.code >= 400 {
-		return s.cfg.replyError(phase, r.code, r.text)
+		e := s.cfg.replyError(phase, r.code, r.text)
+		if r.code == 503 && !opening(phase) {
+			// "Bad sequence": it is not this mail that was refused.
+			s.broken, e.Outcome = true, Deferred
+		}
+		return e
 	}
 	s.broken = true
 	text := s.cfg.scrub(clean(r.text, 200))
@@ -189,13 +194,15 @@ func (s *session) transaction(ctx context.Context, from, to string, data []byte)
 	return s.outcome(ctx)
 }
 
-// envelope brings a transaction to where the server waits for the mail. Here
-// a server with PIPELINING could be given MAIL, RCPT and DATA in one write.
+// envelope brings a transaction to where the server waits for the mail.
 func (s *session) envelope(ctx context.Context, from, to string, size int) *Error {
 	s.sent++
 	var sizeParam string
 	if s.caps.size {
 		sizeParam = " SIZE=" + strconv.Itoa(size)
+	}
+	if s.caps.pipelining && !s.cfg.NoPipelining && !s.stats.lockStep.Load() {
+		return s.pipeline(ctx, from, to, sizeParam)
 	}
 	r, failure := s.command(ctx, PhaseMail, "MAIL FROM:<", from, ">", sizeParam)
 	if failure != nil {
@@ -290,11 +297,14 @@ var (
 func (s *session) outcome(ctx context.Context) (Result, *Error) {
 	s.arm(ctx, s.cfg.ReplyTimeout)
 	r, failure := s.reply(ctx, PhaseReply, s.cfg.ReplyTimeout)
+	s.stats.roundTrips.Add(1)
 	if failure != nil {
 		failure.Outcome = Unknown
 		return Result{}, failure
 	}
-	s.log(ctx, "(mail)", r.code, r.text)
+	if s.debug(ctx) {
+		s.log(ctx, "(mail)", r.code, r.text)
+	}
 	s.dirty, s.proven = false, true
 	if r.code != 250 {
 		failure := s.unexpected(PhaseReply, r)
@@ -321,11 +331,13 @@ func (s *session) quit() {
 	_ = s.raw.Close()
 }
 
-// log writes one exchange at debug level. It costs one call when off.
+// debug reports whether the dialogue is logged; it costs one call when not.
+func (s *session) debug(ctx context.Context) bool {
+	return s.cfg.Logger.Enabled(ctx, slog.LevelDebug)
+}
+
+// log writes one exchange at debug level.
 func (s *session) log(ctx context.Context, command string, code int, text []byte) {
-	if !s.cfg.Logger.Enabled(ctx, slog.LevelDebug) {
-		return
-	}
 	s.cfg.Logger.LogAttrs(ctx, slog.LevelDebug, "smtp",
 		slog.String("server", s.cfg.Addr), slog.String("command", command),
 		slog.Int("code", code), slog.String("reply", s.cfg.scrub(clean(text, maxText))))

@@ -37,6 +37,10 @@ func TestSendFaults(t *testing.T) {
 		stored bool
 		// same: the session lives and is used for the second mail.
 		same bool
+		// groupPhase is where it is noticed when the commands go together.
+		groupPhase  string
+		groupReason Reason
+		groupCode   int
 	}{
 		"MAIL 550": {
 			at: "MAIL", do: replies("550 5.7.1 sender not yours"),
@@ -48,10 +52,13 @@ func TestSendFaults(t *testing.T) {
 			config:  func(c *Config) { c.AuthHold = time.Millisecond },
 			outcome: Rejected, phase: PhaseMail, reason: ReasonAuth, account: true, code: 530, status: "5.7.0",
 		},
-		"MAIL 421":           {at: "MAIL", do: replies("421 4.3.2 shutting down"), phase: PhaseMail, reason: ReasonReply, code: 421, status: "4.3.2"},
-		"MAIL 354":           {at: "MAIL", do: replies("354 go on"), phase: PhaseMail, reason: ReasonProtocol},
-		"MAIL 220":           {at: "MAIL", do: replies("220 hello"), phase: PhaseMail, reason: ReasonProtocol},
-		"MAIL and one more":  {at: "MAIL", do: replies("250 ok\r\n250 ok"), phase: PhaseRcpt, reason: ReasonProtocol, text: errReplyExtra.Error()},
+		"MAIL 421": {at: "MAIL", do: replies("421 4.3.2 shutting down"), phase: PhaseMail, reason: ReasonReply, code: 421, status: "4.3.2"},
+		"MAIL 354": {at: "MAIL", do: replies("354 go on"), phase: PhaseMail, reason: ReasonProtocol},
+		"MAIL 220": {at: "MAIL", do: replies("220 hello"), phase: PhaseMail, reason: ReasonProtocol},
+		"MAIL and one more": {
+			at: "MAIL", do: replies("250 ok\r\n250 ok"), phase: PhaseRcpt, reason: ReasonProtocol, text: errReplyExtra.Error(),
+			groupPhase: PhaseData, groupReason: ReasonReply, groupCode: 503,
+		},
 		"MAIL two codes":     {at: "MAIL", do: replies("250-ok\r\n550 no"), phase: PhaseMail, reason: ReasonProtocol, text: errReplyCodes.Error()},
 		"MAIL no reply":      {at: "MAIL", do: replies("what"), phase: PhaseMail, reason: ReasonProtocol},
 		"MAIL closed":        {at: "MAIL", do: (*smtptest.Conn).Close, phase: PhaseMail, reason: ReasonClosed},
@@ -101,53 +108,61 @@ func TestSendFaults(t *testing.T) {
 			outcome: Unknown, phase: PhaseReply, reason: ReasonProtocol, stored: true,
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var struck atomic.Bool
-			srv := (&smtptest.Server{Hook: func(c *smtptest.Conn, cmd string) bool {
-				if verb(cmd) != tt.at || !struck.CompareAndSwap(false, true) {
-					return false
+		for _, keywords := range [][]string{nil, {"PIPELINING"}} {
+			t.Run(strings.Join(append(keywords, name), " "), func(t *testing.T) {
+				t.Parallel()
+				tt := tt
+				if keywords != nil && tt.groupPhase != "" {
+					tt.phase, tt.reason, tt.code, tt.status, tt.text = tt.groupPhase, tt.groupReason, tt.groupCode, "5.5.1", ""
 				}
-				tt.do(c)
-				return true
-			}}).Start(t)
-			p := newPool(t, srv, tt.config)
-			got := send(t, p)
-			if tt.outcome == 255 {
-				if got != nil {
-					t.Fatal(got)
+				var struck atomic.Bool
+				srv := (&smtptest.Server{Keywords: keywords, Hook: func(c *smtptest.Conn, cmd string) bool {
+					if verb(cmd) != tt.at || !struck.CompareAndSwap(false, true) {
+						return false
+					}
+					tt.do(c)
+					return true
+				}}).Start(t)
+				p := newPool(t, srv, tt.config)
+				got := send(t, p)
+				if tt.outcome == 255 {
+					if got != nil {
+						t.Fatal(got)
+					}
+				} else {
+					want(t, got, tt.outcome, tt.phase, tt.reason, tt.account)
+					if got.Code != tt.code || got.Enhanced != tt.status || !strings.Contains(got.Error(), tt.text) {
+						t.Errorf("code %d status %q text %q", got.Code, got.Enhanced, got)
+					}
+					if (got.Recipient == to) != (tt.phase == PhaseRcpt && tt.code != 0) {
+						t.Errorf("recipient %q", got.Recipient)
+					}
 				}
-			} else {
-				want(t, got, tt.outcome, tt.phase, tt.reason, tt.account)
-				if got.Code != tt.code || got.Enhanced != tt.status || !strings.Contains(got.Error(), tt.text) {
-					t.Errorf("code %d status %q text %q", got.Code, got.Enhanced, got)
+				if err := eventually(t, p); err != nil {
+					t.Fatalf("second mail: %v", err)
 				}
-				if (got.Recipient == to) != (tt.phase == PhaseRcpt && tt.code != 0) {
-					t.Errorf("recipient %q", got.Recipient)
+				mails := 1
+				if tt.stored {
+					mails++
 				}
-			}
-			if err := eventually(t, p); err != nil {
-				t.Fatalf("second mail: %v", err)
-			}
-			mails := 1
-			if tt.stored {
-				mails++
-			}
-			if n := len(srv.Mails()); n != mails {
-				t.Errorf("server holds %d mails, want %d", n, mails)
-			}
-			for _, m := range srv.Mails() {
-				if string(m.Data) != mail {
-					t.Errorf("server holds %q", m.Data)
+				if n := len(srv.Mails()); n != mails {
+					t.Errorf("server holds %d mails, want %d", n, mails)
 				}
-			}
-			if conns, _ := srv.Conns(); (conns == 1) != tt.same {
-				t.Errorf("%d connections, want the same one: %t", conns, tt.same)
-			}
-			if early := srv.Early(); early != nil {
-				t.Errorf("did not wait after %q", early)
-			}
-		})
+				for _, m := range srv.Mails() {
+					if string(m.Data) != mail {
+						t.Errorf("server holds %q", m.Data)
+					}
+				}
+				if conns, _ := srv.Conns(); (conns == 1) != tt.same {
+					t.Errorf("%d connections, want the same one: %t", conns, tt.same)
+				}
+				for _, c := range srv.Early() {
+					if keywords == nil || verb(c) != "MAIL" && verb(c) != "RCPT" {
+						t.Errorf("did not wait after %q", c)
+					}
+				}
+			})
+		}
 	}
 }
 
@@ -457,7 +472,7 @@ func TestSendRSET(t *testing.T) {
 	for name, tt := range map[string]struct {
 		rset  string
 		conns int
-	}{"known": {"250 ok", 1}, "not known": {"502 5.5.1 what?", 2}} {
+	}{"known": {"", 1}, "not known": {"502 5.5.1 what?", 2}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var refused atomic.Bool
@@ -469,8 +484,10 @@ func TestSendRSET(t *testing.T) {
 						return true
 					}
 				case "RSET":
-					c.Reply(tt.rset)
-					return true
+					if tt.rset != "" {
+						c.Reply(tt.rset)
+						return true
+					}
 				}
 				return false
 			}}).Start(t)

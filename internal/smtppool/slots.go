@@ -25,8 +25,11 @@ type slots struct {
 	// limit is MaxConns, or less after a 421; growAt is when it may rise.
 	limit  int
 	growAt time.Time
-	// first and last are the ends of the queue for a slot.
+	// first and last are the ends of the queue for a slot, spare are waiters
+	// to be used again. They are kept here and not for all pools together,
+	// because a channel belongs to the synctest bubble that made it.
 	first, last *waiter
+	spare       []*waiter
 	// failures counts openings that failed in a row. While it is not 0, one
 	// dial is made at a time, and none before holdUntil.
 	failures  int
@@ -65,8 +68,6 @@ type dialing struct {
 	// verify: the session is ended again, and stands outside the limit.
 	verify bool
 }
-
-var waiters = sync.Pool{New: func() any { return &waiter{ready: make(chan grant, 1)} }}
 
 func (q *slots) init(cfg *Config) {
 	q.cfg = cfg
@@ -111,12 +112,13 @@ func (q *slots) acquire(ctx context.Context) (*session, *Error) {
 			return g.session, g.err
 		}
 	}
-	w, _ := waiters.Get().(*waiter)
-	q.enqueue(w)
+	w := q.enqueue()
 	q.unlock()
 	select {
 	case g := <-w.ready:
-		waiters.Put(w)
+		q.mu.Lock()
+		q.recycle(w)
+		q.mu.Unlock()
 		return g.session, g.err
 	case <-ctx.Done():
 	}
@@ -126,7 +128,7 @@ func (q *slots) acquire(ctx context.Context) (*session, *Error) {
 	} else { // handed over in the same moment: pass it on
 		q.giveBack(<-w.ready)
 	}
-	waiters.Put(w)
+	q.recycle(w)
 	q.unlock()
 	return nil, phaseError(PhaseDial, ReasonCanceled, ctx.Err())
 }
@@ -188,7 +190,13 @@ func (q *slots) giveBack(g grant) {
 	}
 }
 
-func (q *slots) enqueue(w *waiter) {
+func (q *slots) enqueue() *waiter {
+	var w *waiter
+	if n := len(q.spare); n > 0 {
+		w, q.spare = q.spare[n-1], q.spare[:n-1]
+	} else {
+		w = &waiter{ready: make(chan grant, 1)}
+	}
 	w.prev, w.next, w.queued = q.last, nil, true
 	if q.last == nil {
 		q.first = w
@@ -196,6 +204,14 @@ func (q *slots) enqueue(w *waiter) {
 		q.last.next = w
 	}
 	q.last = w
+	return w
+}
+
+// recycle keeps a waiter that nobody knows any more, up to a number.
+func (q *slots) recycle(w *waiter) {
+	if len(q.spare) < 64 {
+		q.spare = append(q.spare, w)
+	}
 }
 
 func (q *slots) remove(w *waiter) {

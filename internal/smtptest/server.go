@@ -213,15 +213,30 @@ func (c *Conn) command(line string) {
 			c.Reply("535 5.7.8 Authentication failed")
 		}
 	case "MAIL":
+		if c.from != "" {
+			c.Reply("503 5.5.1 nested MAIL")
+			return
+		}
 		c.from = path(arg)
 		c.Reply("250 2.1.0 ok")
 	case "RCPT":
+		if c.from == "" {
+			c.Reply("503 5.5.1 MAIL first")
+			return
+		}
 		c.to = path(arg)
 		c.Reply("250 2.1.5 ok")
 	case "DATA":
+		if c.to == "" {
+			c.Reply("554 5.5.1 no valid recipients")
+			return
+		}
 		c.Reply("354 go on")
 		c.Data()
-	case "RSET", "NOOP":
+	case "RSET":
+		c.from, c.to = "", ""
+		c.Reply("250 2.0.0 ok")
+	case "NOOP":
 		c.Reply("250 2.0.0 ok")
 	case "QUIT":
 		c.Reply("221 2.0.0 bye")
@@ -272,6 +287,7 @@ func (c *Conn) Data() {
 	if !ok {
 		c.Close()
 	}
+	defer func() { c.from, c.to = "", "" }()
 	if c.hook(".") {
 		return
 	}
