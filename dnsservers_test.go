@@ -147,8 +147,12 @@ func TestRealServersPublish(t *testing.T) {
 	defer cancel()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
+	nsd, err := os.FindProcess(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for {
-		if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
+		if err := nsd.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
 		a, err := c.QueryServer(ctx, servers["nsd"], "_dmarc."+domain, "TXT")
@@ -316,12 +320,9 @@ func TestSecondOpinionRandom(t *testing.T) {
 		tree := spf.Walk(t.Context(), spfSource{k}, "acme.test", spf.Identity{Addr: addr, Sender: "u@acme.test", Helo: "mail.acme.test"})
 		// A fault behind the term that matches is one for the linter and none
 		// for a receiver: only the record's own grammar is compared here.
-		verdict := "sound"
-		if len(tree.Record.Faults) > 0 {
-			verdict = "permerror"
-		} else {
-			got := k.evaluateSPF(t.Context(), tree, addr, "mail.acme.test", "u@acme.test")
-			verdict = got.Result
+		verdict := "permerror"
+		if len(tree.Record.Faults) == 0 {
+			verdict = k.evaluateSPF(t.Context(), tree, addr, "mail.acme.test", "u@acme.test").Result
 		}
 		mine = append(mine, verdict)
 	}

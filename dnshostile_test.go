@@ -1,0 +1,133 @@
+package fluxly
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
+	"github.com/getfluxly/fluxly/internal/spf"
+)
+
+// quoted writes a text as the strings of a zone line.
+func quoted(s string) string {
+	var b strings.Builder
+	for _, p := range spf.Split(s) {
+		fmt.Fprintf(&b, " %q", p)
+	}
+	return b.String()
+}
+
+// Records that nobody sane publishes: each check ends with a report, and says
+// what is the matter.
+func TestCheckDomainHostileRecords(t *testing.T) {
+	t.Parallel()
+	thousand := "v=spf1"
+	var targets strings.Builder
+	for i := range 1000 {
+		thousand += fmt.Sprintf(" include:i%d.test", i)
+		if i < 100 {
+			fmt.Fprintf(&targets, "i%d.test TXT \"v=spf1 include:i%d.test -all\"\n", i, i+1)
+		}
+	}
+	var flood strings.Builder
+	for i := range 220 {
+		fmt.Fprintf(&flood, "acme.test TXT%s\n", quoted(fmt.Sprintf("%d", i)+strings.Repeat("x", 250)))
+	}
+	var hosts strings.Builder
+	for i := range 11 {
+		fmt.Fprintf(&hosts, "many.test MX 10 m%d.test\n", i)
+	}
+	one := func(text string) string { return "acme.test TXT" + quoted(text) + "\n" }
+	tests := []struct {
+		name, zone string
+		want       []string // SPF findings
+	}{
+		{"1,000 includes", one(thousand+" -all") + targets.String(), []string{"fail spf_too_many_lookups", "warn spf_large_set", "warn spf_long_record", "info spf_same_include"}},
+		{"60 KB of TXT", flood.String() + one("v=spf1 -all"), []string{"warn spf_large_set"}},
+		{"4 KB of record", one("v=spf1 " + strings.Repeat("ip4:192.0.2.1 ", 290) + "-all"), []string{"warn spf_large_set", "warn spf_long_record", "info spf_covered_network"}},
+		{"binary", one("v=spf1 \x00\xff\x01 -all"), []string{"fail spf_syntax"}},
+		{"letters that look the same", one("v=ѕpf1 -all"), []string{"warn spf_near_miss"}},
+		{"a domain of them", one("v=spf1 include:аcme.test -all"), []string{"fail spf_syntax"}},
+		{"redirect to itself", one("v=spf1 redirect=acme.test"), []string{"fail spf_loop"}},
+		{"include in a circle", one("v=spf1 include:b.test -all") + "b.test TXT \"v=spf1 include:acme.test -all\"\n", []string{"fail spf_loop"}},
+		{"names without end", one("v=spf1 include:x.%{d} -all") + "*.acme.test TXT \"v=spf1 include:x.%{d} -all\"\n", []string{"fail spf_too_many_lookups"}},
+		{"a name of 300 octets", one("v=spf1 include:" + strings.Repeat("a.", 150) + "test -all"), []string{"fail spf_target_missing"}},
+		{"eleven mail hosts", one("v=spf1 mx:many.test -all") + hosts.String(), []string{"fail spf_too_many_mx"}},
+		{"three void look-ups", one("v=spf1 a:x.test mx:y.test exists:z.test -all"), []string{"fail spf_too_many_voids", "warn spf_void_term"}},
+		{"two void look-ups", one("v=spf1 a:x.test mx:y.test -all"), []string{"warn spf_many_voids", "warn spf_void_term"}},
+		{"everybody", one("v=spf1 +all"), []string{"fail spf_pass_all"}},
+		{"half of the internet", one("v=spf1 ip4:0.0.0.0/1 ip6:2000::/3 -all"), []string{"fail spf_wide_network"}},
+		{"ptr", one("v=spf1 ptr -all"), []string{"warn spf_ptr"}},
+		{"the same include twice", one("v=spf1 include:b.test include:B.test. -all") + "b.test TXT \"v=spf1 -all\"\n", []string{"info spf_same_include"}},
+		{"version twice", one("v=spf1 v=spf1 -all"), []string{"warn spf_repeated_version"}},
+		{"Sender ID", one("v=spf1 -all") + one("spf2.0/pra -all"), []string{"warn spf_sender_id"}},
+		{"type 99", one("v=spf1 -all") + "acme.test SPF \"v=spf1 -all\"\n", []string{"warn spf_type99"}},
+		{"escaped quotes", one(`\"v=spf1 -all\"`), []string{"warn spf_near_miss"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := dnstest.Start(t, tt.zone)
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{Resolver: testClient(t, s), CacheOnly: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, f := range r.Findings {
+				line := string(f.Level) + " " + f.Code
+				if f.Area == "SPF" && f.Code != "spf_missing" && f.Code != "spf_include_absent" && (len(got) == 0 || got[len(got)-1] != line) {
+					got = append(got, line)
+				}
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+			if n := len(s.Asked()); n > 70 {
+				t.Errorf("%d questions", n)
+			}
+			if len(r.Text()) > 1<<20 {
+				t.Errorf("a report of %d bytes", len(r.Text()))
+			}
+		})
+	}
+}
+
+// A signed zone that the resolver refuses while the zone's servers answer.
+func TestCheckDomainBogus(t *testing.T) {
+	t.Parallel()
+	cache, own := dnstest.Start(t, zone("acme.test DS x")), dnstest.Start(t, zone())
+	cache.Fail("acme.test", "TXT", dnstest.Fault{RCode: 2})
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: zoneClient(t, cache, own, own), Profiles: []DomainProfile{DNSSEC}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	finding(t, r, "dnssec_bogus")
+	finding(t, r, "zone_resolver_fails")
+}
+
+// One of two name servers is dead and the caller gives one second: all else is
+// in the report in time.
+func TestCheckDomainDeadServerInTime(t *testing.T) {
+	t.Parallel()
+	cache, one, two := dnstest.Start(t, zone()), dnstest.Start(t, zone()), dnstest.Start(t, zone())
+	two.Fail("*", "*", dnstest.Fault{Delay: time.Hour})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	begin := time.Now()
+	r, err := CheckDomain(ctx, "acme.test", DomainCheck{DKIMSelector: testSelector, DKIMValue: testKey, Resolver: zoneClient(t, cache, one, two)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 4*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if !r.Ready {
+		t.Errorf("report:\n%s", r.Text())
+	}
+	finding(t, r, "zone_server_dead")
+}
