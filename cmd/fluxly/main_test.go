@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -107,4 +108,31 @@ func TestRunJSON(t *testing.T) {
 			t.Errorf("%v: %v, %v", lines[i], r.Ready, err)
 		}
 	}
+}
+
+// With -watch the changes are printed, and the code is that of the last check.
+func TestRunWatch(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out, stderr := &watchedBuffer{}, &bytes.Buffer{}
+	out.wrote = func(text string) {
+		switch {
+		case strings.Contains(text, "bad.test: not ready"):
+			s.Set(t, strings.ReplaceAll(zone, "good.test", "bad.test"))
+		case strings.Contains(text, "bad.test is now ready to send."):
+			cancel()
+		}
+	}
+	if code := run(ctx, []string{"dnscheck", "-watch", "1s", "-resolver", s.Addr, "-cache-only", "bad.test=s1"}, out, stderr); code != exitOK {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+type watchedBuffer struct{ wrote func(text string) }
+
+func (b *watchedBuffer) Write(p []byte) (int, error) {
+	b.wrote(string(p))
+	return len(p), nil
 }
