@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 
@@ -99,8 +101,7 @@ type DomainReport struct {
 	// Level is the worst level of all findings.
 	Level DomainLevel `json:"level"`
 	// Ready is true when mail through Postmark from this domain passes DMARC:
-	// the DKIM key is right and aligned, and no finding of level fail or
-	// unknown stands against it.
+	// the DKIM key is right and aligned, and there is a sound DMARC record.
 	Ready bool `json:"ready"`
 	// Findings in the order of the areas, the worst first in each.
 	Findings []DomainFinding `json:"findings"`
@@ -376,6 +377,7 @@ func (k *checker) add(code string, f DomainFinding) {
 		f.RFC = e.rfc
 	}
 	f.Name = strings.TrimSuffix(f.Name, ".")
+	f.Summary, f.Fix = plain(f.Summary), plain(f.Fix)
 	k.mu.Lock()
 	k.findings = append(k.findings, f)
 	k.mu.Unlock()
@@ -392,8 +394,19 @@ func (k *checker) unasked(code, what string, r dnsReply) {
 
 func (k *checker) note(area, text string) {
 	k.mu.Lock()
-	k.notes[area] = text
+	k.notes[area] = plain(text)
 	k.mu.Unlock()
+}
+
+// plain keeps names that others published, which may hold any byte, from
+// driving a terminal.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // areas in the order of the report.
@@ -450,11 +463,11 @@ func (k *checker) finish() {
 // ready: DKIM decides, with DMARC published. A missing include never does.
 func (k *checker) ready() bool {
 	for _, f := range k.report.Findings {
-		if (f.Level == DomainFail || f.Level == DomainUnknown) && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment") {
+		if f.Level == DomainFail && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment") {
 			return false
 		}
 	}
-	return k.report.Alignment.DKIM.Aligned
+	return k.report.Alignment.DKIM.Aligned && k.report.DMARC.State == "ok"
 }
 
 // log lists what was asked so far.

@@ -75,7 +75,7 @@ func TestReportOutputs(t *testing.T) {
 func TestReportHostile(t *testing.T) {
 	t.Parallel()
 	evil := `<script>alert(1)</script>` + "\x1b[2J\x07"
-	s := dnstest.Start(t, zone("-_dmarc.acme.test TXT", fmt.Sprintf("_dmarc.acme.test TXT %q", "v=DMARC1; p="+evil)))
+	s := dnstest.Start(t, zone("acme.test MX 10 \x1b[2J\x07\x9b.test", "-_dmarc.acme.test TXT", fmt.Sprintf("_dmarc.acme.test TXT %q", "v=DMARC1; p="+evil)))
 	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s)})
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +85,7 @@ func TestReportHostile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, out := range map[string]string{"text": r.Text(), "zone": r.Zone(), "page": page.String()} {
-		if strings.ContainsAny(out, "\x1b\x07") || name == "page" && strings.Contains(out, "<script") {
+		if strings.ContainsAny(out, "\x1b\x07\u009b") || strings.Contains(out, "\x9b") || name == "page" && strings.Contains(out, "<script") {
 			t.Errorf("%s lets it through:\n%q", name, out)
 		}
 	}
