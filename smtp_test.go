@@ -479,6 +479,39 @@ func refusedDial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", "127.0.0.1:1")
 }
 
+// The two other ways to protect a connection.
+func TestSMTPTLSModes(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		server *smtptest.Server
+		mode   fluxly.TLSMode
+	}{
+		"implicit":        {&smtptest.Server{ImplicitTLS: true}, fluxly.TLSImplicit},
+		"off on loopback": {&smtptest.Server{NoTLS: true}, fluxly.TLSOffOnLoopback},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := relaySender(t, tt.server.Start(t), func(c *fluxly.SMTPConfig) { c.TLS = tt.mode })
+			if err := s.Verify(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Send(t.Context(), welcomeMail()); err != nil {
+				t.Fatal(err)
+			}
+			if len(tt.server.Mails()) != 1 {
+				t.Errorf("%d mails", len(tt.server.Mails()))
+			}
+			// A server that wants neither is not sent to in the clear.
+			if tt.mode == fluxly.TLSOffOnLoopback {
+				strict := relaySender(t, tt.server, nil)
+				if e := deliveryError(t, strict.Verify(t.Context())); e.Phase != "starttls" {
+					t.Errorf("got %+v", e)
+				}
+			}
+		})
+	}
+}
+
 // Faults of the test kit's stand-in, as a user of fluxly would write them.
 func TestPostmarkSMTPFaults(t *testing.T) {
 	t.Parallel()
