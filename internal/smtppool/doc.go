@@ -10,5 +10,5 @@
 // mail that the server may have taken.
 //
 // Behaviour follows RFC 5321 (SMTP), RFC 3207 (STARTTLS), RFC 4954 (AUTH),
-// RFC 1870 (SIZE) and RFC 3463 (enhanced status codes).
+// RFC 1870 (SIZE), RFC 2920 (PIPELINING) and RFC 3463 (enhanced status codes).
 package smtppool
