@@ -9,7 +9,7 @@ import (
 // env makes the environment in which conditions see the person of the
 // session. It is reused: it holds until the next call.
 func (s *session) env(props Properties) *ruleEnv {
-	s.ruleEnv.Now = s.now
+	s.ruleEnv.Now = s.at
 	s.ruleEnv.Props = props
 	s.ruleEnv.Traits = s.profile.Traits
 	s.ruleEnv.Entry = time.Time{}
@@ -35,7 +35,7 @@ func (s *session) callCondition(name string) (bool, error) {
 	if holds, ok := s.answers[name]; ok {
 		return holds, nil
 	}
-	holds, err := s.e.cfg.Conditions[name](s.ctx, FuncInput{Profile: *s.profile.clone(), Properties: s.ruleEnv.Props, Now: s.now})
+	holds, err := s.e.cfg.Conditions[name](s.ctx, FuncInput{Profile: *s.profile.clone(), Properties: s.ruleEnv.Props, Now: s.at})
 	if err != nil {
 		return false, fmt.Errorf("condition func %q: %w", name, err)
 	}

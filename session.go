@@ -25,6 +25,9 @@ type session struct {
 	ctx context.Context //nolint:containedctx // the transaction's; a session lives no longer
 	tx  Tx
 	now time.Time
+	// at is the instant for which decisions are made: now, or the instant at
+	// which a timer was due that is fired late.
+	at time.Time
 
 	profile *Profile
 	dirty   bool
@@ -55,7 +58,7 @@ type happening struct {
 }
 
 func (e *Engine) session(ctx context.Context, tx Tx, now time.Time, origin string) *session {
-	return &session{e: e, ctx: ctx, tx: tx, now: now, origin: origin}
+	return &session{e: e, ctx: ctx, tx: tx, now: now, at: now, origin: origin}
 }
 
 // open makes a session for a profile by its id.
@@ -356,7 +359,14 @@ func (s *session) decide(r *Run, c cause) error {
 	if p == nil {
 		return s.end(r, RunFailed, endLost)
 	}
-	return s.apply(r, decide(p, r, c, s.now, s))
+	// A timer that is fired late decides for its own instant, so that an
+	// engine that was down decides as one that was up, and a wait that follows
+	// is not longer for it.
+	if c.kind == causeTimer && !r.WakeAt.IsZero() && r.WakeAt.Before(s.now) {
+		s.at = r.WakeAt
+		defer func() { s.at = s.now }()
+	}
+	return s.apply(r, decide(p, r, c, s.at, s))
 }
 
 // program returns the version that a run is pinned to; nil when it is nowhere.
@@ -381,6 +391,9 @@ func (s *session) apply(r *Run, fx effects) error {
 		}
 	}
 	if fx.mail != nil {
+		// The age of a mail, by which it is tried again or given up, counts
+		// from when it could go.
+		fx.mail.QueuedAt, fx.mail.DueAt = s.now, s.now
 		if err := s.tx.PutSend(s.ctx, fx.mail); err != nil {
 			return err
 		}
