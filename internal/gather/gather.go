@@ -8,11 +8,17 @@ package gather
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 )
 
+// ErrPanicked is the result of an op that was in a batch whose commit
+// panicked in another caller's goroutine: its outcome is not known.
+var ErrPanicked = errors.New("the commit that this call was part of panicked")
+
 // Commit runs a batch. It returns an error for each op, in order; a nil slice
-// means that all went well.
+// means that all went well. It keeps nothing of batch.
 type Commit[T any] func(ctx context.Context, batch []T) []error
 
 // Gatherer gathers ops of many goroutines into batches of at most Max.
@@ -109,18 +115,36 @@ func (g *Gatherer[T]) lead() {
 	g.spare = nil
 	g.mu.Unlock()
 
+	// A commit that panics (or ends its goroutine) does so in the leader
+	// alone: the others get an error, and the lead still passes on.
+	var errs []error
+	ok := false
+	defer func() {
+		for i, o := range batch {
+			switch {
+			case !ok:
+				o.err = ErrPanicked
+			case errs != nil:
+				o.err = errs[i]
+			}
+			if i > 0 {
+				o.turn <- false
+			}
+		}
+		g.pass(batch)
+	}()
+
 	// The leader commits for others too, so its own ctx must not end the
 	// batch: whoever had to be sure of the outcome would lose it.
-	errs := g.commit(context.WithoutCancel(batch[0].ctx), values)
-
-	for i, o := range batch {
-		if errs != nil {
-			o.err = errs[i]
-		}
-		if i > 0 {
-			o.turn <- false
-		}
+	errs = g.commit(context.WithoutCancel(batch[0].ctx), values)
+	if errs != nil && len(errs) != n {
+		panic(fmt.Sprintf("gather: commit returned %d errors for %d ops", len(errs), n))
 	}
+	ok = true
+}
+
+// pass hands the lead to the one who has waited longest, if anybody has.
+func (g *Gatherer[T]) pass(batch []*op[T]) {
 	g.mu.Lock()
 	clear(batch)
 	g.spare = batch
