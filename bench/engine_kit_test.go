@@ -91,17 +91,19 @@ func personTraits(n int) fluxly.Traits {
 	return fluxly.Traits{"email": fmt.Sprintf("user_%07d@acme.test", n), "first_name": "Ann", "plan": "trial", "seats": int64(5)}
 }
 
+func profileName(n int) string { return fmt.Sprintf("prf_%024d", n) }
+
 func personID(n int) string { return fmt.Sprintf("user_%07d", n) }
 
 // putPeople writes people with the numbers [from, to) straight into a store.
-func putPeople(tb testing.TB, store *sqlite.Store, from, to int) {
+func putPeople(tb testing.TB, store fluxly.Store, from, to int) {
 	tb.Helper()
 	ctx := tb.Context()
 	for n := from; n < to; n += 2_000 {
 		err := store.Update(ctx, func(tx fluxly.Tx) error {
 			for i := n; i < min(n+2_000, to); i++ {
 				err := tx.PutProfile(ctx, &fluxly.Profile{
-					ID: "prf_" + fmt.Sprintf("%024d", i), ExternalIDs: []string{personID(i)}, Traits: personTraits(i),
+					ID: profileName(i), ExternalIDs: []string{personID(i)}, Traits: personTraits(i),
 					CreatedAt: time.Unix(1_700_000_000, int64(i)), UpdatedAt: time.Unix(1_700_000_000, int64(i)),
 				})
 				if err != nil {

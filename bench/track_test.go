@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -369,5 +368,3 @@ func BenchmarkTrack(b *testing.B) {
 		})
 	}
 }
-
-var _ = fmt.Sprint
