@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/getfluxly/fluxly/internal/mimemail"
@@ -39,38 +40,40 @@ func (e *Engine) lease() time.Duration { return 2*e.cfg.SendTimeout + 10*time.Se
 // all are claimed, put off or settled; the hand-overs go on.
 func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 	for len(batch) > 0 {
-		// As many as can be under way, so that a claim is never older than it
-		// must be.
-		n := 0
 		select {
 		case w.slots <- struct{}{}:
-			n = 1
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	fill:
-		for n < len(batch) {
-			select {
-			case w.slots <- struct{}{}:
-				n++
-			default:
-				break fill
+		// As many as can be under way, so that a claim is never older than it
+		// must be: counted when the transaction begins, because slots get free
+		// while it waits for its turn.
+		n := 1
+		claimed, lost, err := w.e.claimMails(ctx, func() []Work {
+			for n < len(batch) {
+				select {
+				case w.slots <- struct{}{}:
+					n++
+					continue
+				default:
+				}
+				break
 			}
-		}
-		claimed, lost, err := w.e.claimMails(ctx, batch[:n])
+			return batch[:n]
+		})
 		for range n - len(claimed) {
 			<-w.slots
 		}
 		if err != nil {
-			for range claimed {
-				<-w.slots
-			}
 			return err
 		}
 		for _, m := range claimed {
 			w.wg.Go(func() {
-				defer func() { <-w.slots }()
-				w.e.handOver(context.WithoutCancel(ctx), m)
+				// The slot is free again when the provider has answered: the
+				// outcome is then stored beside the next hand-over.
+				free := sync.OnceFunc(func() { <-w.slots })
+				defer free()
+				w.e.handOver(context.WithoutCancel(ctx), m, free)
 			})
 		}
 		for _, key := range lost {
@@ -84,15 +87,16 @@ func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 }
 
 // claimMails decides about due mails in one transaction: each is skipped with
-// its reason, put off, or claimed. lost are claims of a process that died.
-func (e *Engine) claimMails(ctx context.Context, batch []Work) (claimed []*SendRecord, lost []string, err error) {
+// its reason, put off, or claimed. lost are claims of a process that died. The
+// mails are those that take returns inside the transaction.
+func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed []*SendRecord, lost []string, err error) {
 	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
 		claimed, lost = claimed[:0], lost[:0]
 		now := e.now()
 		e.mu.Lock()
 		held := e.heldUntil
 		e.mu.Unlock()
-		for _, x := range batch {
+		for _, x := range take() {
 			m, err := tx.Send(ctx, x.ID)
 			if err != nil {
 				return err
@@ -214,8 +218,8 @@ func (e *Engine) streamOf(st EmailSettings) string {
 }
 
 // handOver composes a claimed mail, asks once more whether it may go, and
-// gives it to the sender.
-func (e *Engine) handOver(ctx context.Context, m *SendRecord) {
+// gives it to the sender. It calls handed when the sender is through with it.
+func (e *Engine) handOver(ctx context.Context, m *SendRecord, handed func()) {
 	var msg *Message
 	var reason, detail string
 	err := e.store.View(ctx, func(tx Tx) error {
@@ -258,6 +262,7 @@ func (e *Engine) handOver(ctx context.Context, m *SendRecord) {
 	sendCtx, cancel := context.WithTimeout(ctx, e.cfg.SendTimeout)
 	receipt, err := sendSafely(sendCtx, e.cfg.Sender, msg)
 	cancel()
+	handed()
 	if err == nil {
 		e.mu.Lock()
 		e.heldFor, e.heldUntil = 0, time.Time{}
