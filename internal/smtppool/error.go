@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -190,9 +191,19 @@ func (c *Config) scrub(text string) string {
 }
 
 // timeoutError says which limit ended a step.
-type timeoutError struct{ limit time.Duration }
+type timeoutError struct {
+	limit time.Duration
+	// dial is the cause where no connection came about. It is not unwrapped:
+	// it would pass for the end of the caller's context.
+	dial error
+}
 
-func (e *timeoutError) Error() string { return "no answer within " + e.limit.String() }
+func (e *timeoutError) Error() string {
+	if e.dial != nil {
+		return "no connection within " + e.limit.String() + ": " + e.dial.Error()
+	}
+	return "no answer within " + e.limit.String()
+}
 
 func (e *timeoutError) Is(target error) bool { return target == os.ErrDeadlineExceeded }
 
@@ -235,13 +246,13 @@ func ioError(ctx context.Context, phase string, limit time.Duration, err error) 
 		return phaseError(phase, ReasonNoHost, err)
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
 		if phase == PhaseDial {
-			return phaseError(phase, ReasonTimeout, err)
+			return phaseError(phase, ReasonTimeout, &timeoutError{limit: limit, dial: err})
 		}
 		return phaseError(phase, ReasonTimeout, &timeoutError{limit: limit})
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return phaseError(phase, ReasonRefused, err)
 	case closedByPeer(err):
-		return phaseError(phase, ReasonClosed, err)
+		return phaseError(phase, ReasonClosed, fmt.Errorf("connection closed: %w", err))
 	}
 	return phaseError(phase, ReasonOther, err)
 }

@@ -380,7 +380,11 @@ func TestOpenDialTimesOut(t *testing.T) {
 			return nil, ctx.Err()
 		}
 	})
-	want(t, send(t, p), Deferred, PhaseDial, ReasonTimeout, true)
+	got := send(t, p)
+	want(t, got, Deferred, PhaseDial, ReasonTimeout, true)
+	if errors.Is(got, context.DeadlineExceeded) || !strings.Contains(got.Error(), "no connection within 10ms") {
+		t.Errorf("got %v, which is not about the caller's context", got)
+	}
 }
 
 func TestOpenPlainOnlyToThisMachine(t *testing.T) {
