@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/getfluxly/fluxly/internal/dnsmsg"
@@ -313,6 +314,14 @@ func failureText(err error) string {
 		return "the check was cancelled"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
 		return "the name server did not reply in time"
+	}
+	var de *dnsmsg.Error
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &errno) && errors.As(err, &de):
+		return "the name server " + de.Server + " could not be reached (" + errno.Error() + ")"
+	case errors.As(err, &de) && de.Err != nil:
+		return "the name server " + de.Server + " gave no usable answer (" + clip(de.Err.Error(), 120) + ")"
 	}
 	return clip(err.Error(), 200)
 }

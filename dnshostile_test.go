@@ -3,6 +3,7 @@ package fluxly
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ func TestCheckDomainHostileRecords(t *testing.T) {
 	}
 	var flood strings.Builder
 	for i := range 220 {
-		fmt.Fprintf(&flood, "acme.test TXT%s\n", quoted(fmt.Sprintf("%d", i)+strings.Repeat("x", 250)))
+		fmt.Fprintf(&flood, "acme.test TXT%s\n", quoted(strconv.Itoa(i)+strings.Repeat("x", 250)))
 	}
 	var hosts strings.Builder
 	for i := range 11 {
