@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/getfluxly/fluxly/internal/mimemail"
@@ -39,6 +38,7 @@ func (e *Engine) lease() time.Duration { return 2*e.cfg.SendTimeout + 10*time.Se
 // sendAll claims queued mails and hands each over on its own. It returns when
 // all are claimed, put off or settled; the hand-overs go on.
 func (w *worker) sendAll(ctx context.Context, batch []Work) error {
+	var failed error
 	for len(batch) > 0 {
 		select {
 		case w.slots <- struct{}{}:
@@ -49,7 +49,7 @@ func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 		// must be: counted when the transaction begins, because slots get free
 		// while it waits for its turn.
 		n := 1
-		claimed, lost, err := w.e.claimMails(ctx, func() []Work {
+		claimed, lost, err := w.e.claimEach(ctx, func() []Work {
 			for n < len(batch) {
 				select {
 				case w.slots <- struct{}{}:
@@ -64,26 +64,44 @@ func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 		for range n - len(claimed) {
 			<-w.slots
 		}
-		if err != nil {
-			return err
+		failed = errors.Join(failed, err)
+		if _, ok := errors.AsType[*hostError](err); err != nil && !ok {
+			return failed
 		}
 		for _, m := range claimed {
 			w.wg.Go(func() {
 				// The slot is free again when the provider has answered: the
-				// outcome is then stored beside the next hand-over.
-				free := sync.OnceFunc(func() { <-w.slots })
-				defer free()
-				w.e.handOver(context.WithoutCancel(ctx), m, free)
+				// outcome is then stored beside the next hand-over. That of a
+				// sender that never returns is lost, so that such calls do not
+				// add up without end.
+				w.e.handOver(context.WithoutCancel(ctx), m, func() { <-w.slots })
 			})
 		}
 		for _, key := range lost {
-			if err := w.e.settleUnknown(ctx, key, "the process ended during the hand-over"); err != nil {
-				return err
-			}
+			failed = errors.Join(failed, w.e.settleUnknown(ctx, key, "the process ended during the hand-over, or its outcome could not be stored"))
 		}
 		batch = batch[n:]
 	}
-	return nil
+	return failed
+}
+
+// claimEach is claimMails, but a mail that the host's own code fails for (a
+// condition behind it) does not keep the others.
+func (e *Engine) claimEach(ctx context.Context, pick func() []Work) (claimed []*SendRecord, lost []string, err error) {
+	var batch []Work
+	claimed, lost, err = e.claimMails(ctx, func() []Work {
+		batch = pick()
+		return batch
+	})
+	if _, ok := errors.AsType[*hostError](err); !ok || len(batch) == 1 {
+		return claimed, lost, err
+	}
+	err = nil
+	for i := range batch {
+		c, l, failed := e.claimMails(ctx, func() []Work { return batch[i : i+1] })
+		claimed, lost, err = append(claimed, c...), append(lost, l...), errors.Join(err, failed)
+	}
+	return claimed, lost, err
 }
 
 // claimMails decides about due mails in one transaction: each is skipped with
@@ -180,13 +198,19 @@ func (e *Engine) hindrance(ctx context.Context, tx Tx, m *SendRecord, prof *Prof
 	}
 	to := prof.Email()
 	if to == "" {
+		if v, ok := prof.Traits["email"]; ok && v != nil && v != "" {
+			return ReasonBadAddress, fmt.Sprintf("the trait \"email\" is %s; it must be the text of one address", kindOf(v)), nil
+		}
 		return ReasonNoAddress, "the profile has no trait \"email\"", nil
 	}
-	if _, err := mimemail.ParseMailbox(to); err != nil {
+	mailbox, err := mimemail.ParseMailbox(to)
+	if err != nil {
 		return ReasonBadAddress, err.Error(), nil //nolint:nilerr // a reason not to send, no failure
 	}
+	// The trait may hold a name too; what is refused is the address.
+	addr := mailbox.Addr
 	for _, stream := range []string{"", e.streamOf(st)} {
-		sup, err := tx.Suppression(ctx, to, stream)
+		sup, err := tx.Suppression(ctx, addr, stream)
 		if err != nil {
 			return "", "", err
 		}
@@ -199,11 +223,29 @@ func (e *Engine) hindrance(ctx context.Context, tx Tx, m *SendRecord, prof *Prof
 	case DryRun:
 		return ReasonDryRun, "", nil
 	case TestOnly:
-		if !e.cfg.allowed(to) {
+		if !e.cfg.allowed(addr) {
 			return ReasonMode, "", nil
 		}
 	}
 	return "", "", nil
+}
+
+// kindOf names the kind of a value.
+func kindOf(v any) string {
+	switch v.(type) {
+	case string:
+		return "blank"
+	case bool:
+		return "a bool"
+	case []any:
+		return "a list"
+	case map[string]any:
+		return "a map"
+	case time.Time:
+		return "a time"
+	default:
+		return "a number"
+	}
 }
 
 // streamOf is the Message Stream that a mail goes to.
@@ -218,40 +260,52 @@ func (e *Engine) streamOf(st EmailSettings) string {
 }
 
 // handOver composes a claimed mail, asks once more whether it may go, and
-// gives it to the sender. It calls handed when the sender is through with it.
-func (e *Engine) handOver(ctx context.Context, m *SendRecord, handed func()) {
+// gives it to the sender. It calls done when the sender is free again, which
+// for one that never returns is never.
+func (e *Engine) handOver(ctx context.Context, m *SendRecord, done func()) {
 	var msg *Message
 	var reason, detail string
-	err := e.store.View(ctx, func(tx Tx) error {
-		prof, run, err := e.parties(ctx, tx, m)
-		if err != nil {
-			return err
-		}
-		if reason, detail, err = e.hindrance(ctx, tx, m, prof, run); err != nil || reason != "" {
-			return err
-		}
-		var rerr error
-		if msg, rerr = e.compose(m, prof, run); rerr != nil {
-			reason, detail = ReasonTemplate, rerr.Error()
-			if errors.Is(rerr, ErrInvalid) {
-				reason = ReasonRefused
-			}
-		}
-		return nil
+	err := protect(func() error {
+		return e.store.View(ctx, func(tx Tx) error { return e.prepare(ctx, tx, m, &msg, &reason, &detail) })
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		// Nothing was handed over, so it may simply be tried again.
 		e.settleTemporary(ctx, m, fmt.Errorf("read before the hand-over: %w", err), 0, false)
-		return
-	}
-	if reason != "" {
+	case reason != "":
 		e.settle(ctx, m, SendSkipped, reason, detail, Receipt{})
+	default:
+		e.give(ctx, m, msg, done)
 		return
 	}
+	done()
+}
+
+// prepare composes a mail, or says why it must not go.
+func (e *Engine) prepare(ctx context.Context, tx Tx, m *SendRecord, msg **Message, reason, detail *string) error {
+	prof, run, err := e.parties(ctx, tx, m)
+	if err != nil {
+		return err
+	}
+	if *reason, *detail, err = e.hindrance(ctx, tx, m, prof, run); err != nil || *reason != "" {
+		return err
+	}
+	if *msg, err = e.compose(m, prof, run); err != nil {
+		*reason, *detail = ReasonTemplate, err.Error()
+		if errors.Is(err, ErrInvalid) {
+			*reason = ReasonRefused
+		}
+	}
+	return nil
+}
+
+// give hands a composed mail to the sender.
+func (e *Engine) give(ctx context.Context, m *SendRecord, msg *Message, done func()) {
 	m.To, m.Stream, m.Subject = msg.To, msg.Stream, msg.Subject
 	body, err := json.Marshal(msg)
 	if err != nil {
 		e.settle(ctx, m, SendSkipped, ReasonTemplate, err.Error(), Receipt{})
+		done()
 		return
 	}
 	sum := sha256.Sum256(body)
@@ -259,10 +313,7 @@ func (e *Engine) handOver(ctx context.Context, m *SendRecord, handed func()) {
 	if e.cfg.KeepBodies {
 		m.Body = body
 	}
-	sendCtx, cancel := context.WithTimeout(ctx, e.cfg.SendTimeout)
-	receipt, err := sendSafely(sendCtx, e.cfg.Sender, msg)
-	cancel()
-	handed()
+	receipt, err := e.send(ctx, m, msg, done)
 	if err == nil {
 		e.mu.Lock()
 		e.heldFor, e.heldUntil = 0, time.Time{}
@@ -273,26 +324,95 @@ func (e *Engine) handOver(ctx context.Context, m *SendRecord, handed func()) {
 	e.settleError(ctx, m, err)
 }
 
+// stragglerGrace is how long after the end of its context a call may take to
+// return before it counts as stuck.
+const stragglerGrace = 5 * time.Second
+
+// send calls the sender, at most for Config.SendTimeout: also one that does
+// not look at its context must not keep the engine from ending.
+func (e *Engine) send(ctx context.Context, m *SendRecord, msg *Message, done func()) (Receipt, error) {
+	var r Receipt
+	var err error
+	ended := bounded(ctx, e.cfg.SendTimeout, func(ctx context.Context) {
+		defer done()
+		r, err = sendSafely(ctx, e.cfg.Sender, msg)
+	})
+	if ended {
+		return r, err
+	}
+	e.cfg.Logger.Error("the sender does not return: it must end when its context does; one of Config.MaxSends is lost for now", "send_key", m.Key)
+	return Receipt{}, &DeliveryError{Kind: Unknown, Phase: "reply", Text: fmt.Sprintf("the sender did not return within %s, nor when its context ended", e.cfg.SendTimeout)}
+}
+
+// bounded runs fn with a context that ends after a time. It reports false when
+// fn has not returned a while after that; what fn writes must then not be read.
+func bounded(ctx context.Context, limit time.Duration, fn func(context.Context)) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer cancel()
+		fn(ctx)
+	}()
+	select {
+	case <-ended:
+		return true
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(stragglerGrace)
+	defer grace.Stop()
+	select {
+	case <-ended:
+		return true
+	case <-grace.C:
+		return false
+	}
+}
+
 // sendSafely turns a panic of a sender into an error of unknown outcome.
 func sendSafely(ctx context.Context, s Sender, msg *Message) (r Receipt, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &DeliveryError{Kind: Unknown, Text: fmt.Sprintf("panic in the sender: %v", p)}
 		}
+		err = knownError(err)
 	}()
 	return s.Send(ctx, msg)
 }
 
-// settleError records what a failed hand-over means.
-func (e *Engine) settleError(ctx context.Context, m *SendRecord, err error) {
+// knownError makes what a sender returned a DeliveryError of a known kind.
+func knownError(err error) (out error) {
+	if err == nil {
+		return nil
+	}
+	defer func() {
+		if recover() != nil { // such as a nil *DeliveryError in an interface
+			out = &DeliveryError{Kind: Unknown, Text: fmt.Sprintf("the sender returned a %T that cannot be read", err)}
+		}
+	}()
+	text := err.Error()
 	var de *DeliveryError
 	if !errors.As(err, &de) {
 		kind := Unknown
 		if errors.Is(err, ErrInvalid) {
 			kind = Permanent
 		}
-		de = &DeliveryError{Kind: kind, Text: err.Error(), Err: err}
+		return &DeliveryError{Kind: kind, Text: clip(text, 1000), Err: err}
 	}
+	switch de.Kind {
+	case Temporary, Permanent, Unknown:
+		return err
+	}
+	return &DeliveryError{Kind: Unknown, Text: clip(fmt.Sprintf("the sender returned a DeliveryError of kind %q: %s", de.Kind, text), 1000), Err: err}
+}
+
+// settleError records what a failed hand-over means.
+func (e *Engine) settleError(ctx context.Context, m *SendRecord, err error) {
+	var de *DeliveryError
+	if !errors.As(err, &de) {
+		de = &DeliveryError{Kind: Unknown, Text: err.Error(), Err: err}
+	}
+	retryAfter := min(max(de.RetryAfter, 0), longestWait)
 	e.cfg.Logger.Warn("a mail was not taken", "send_key", m.Key, "email", m.Email, "kind", string(de.Kind),
 		"phase", de.Phase, "code", de.Code, "attempt", m.Attempts)
 	switch {
@@ -301,19 +421,35 @@ func (e *Engine) settleError(ctx context.Context, m *SendRecord, err error) {
 			e.cfg.Logger.Error("the outcome of a mail could not be stored", "send_key", m.Key, "error", err)
 		}
 	case de.Account:
-		e.mu.Lock()
-		e.heldFor = min(max(2*e.heldFor, 30*time.Second), 15*time.Minute)
-		wait := max(e.heldFor, de.RetryAfter)
-		e.heldUntil = e.now().Add(wait)
-		e.mu.Unlock()
+		wait := e.hold(retryAfter)
 		e.counters.accountErrors.Add(1)
 		e.cfg.Logger.Error("the provider refuses all mail of this account; queued mails wait", "error", err, "for", wait)
 		e.settleTemporary(ctx, m, err, wait, true)
 	case de.Kind == Permanent:
 		e.settle(ctx, m, SendRefused, ReasonRefused, err.Error(), Receipt{})
 	default:
-		e.settleTemporary(ctx, m, err, de.RetryAfter, false)
+		e.settleTemporary(ctx, m, err, retryAfter, false)
 	}
+}
+
+// longestWait is how long a provider may put the engine off at once: a wrong
+// figure must not stop the mail of a week.
+const longestWait = 24 * time.Hour
+
+// hold keeps the sender from being called for a while, longer each time. Mails
+// that were under way together fail together, and count as one failure.
+func (e *Engine) hold(retryAfter time.Duration) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := e.now()
+	if !e.heldUntil.After(now) {
+		e.heldFor = min(max(2*e.heldFor, 30*time.Second), 15*time.Minute)
+		e.heldUntil = now.Add(e.heldFor)
+	}
+	if until := now.Add(retryAfter); until.After(e.heldUntil) {
+		e.heldUntil = until
+	}
+	return e.heldUntil.Sub(now)
 }
 
 // settle records the outcome of a claimed mail and lets its run go on.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -203,12 +204,7 @@ func New(cfg Config) (*Engine, error) {
 		triggers: map[string][]*program{}, awaited: map[string]bool{},
 	}
 	c := &compiler{funcs: cfg.Funcs}
-	if cfg.Store == nil {
-		c.problem("", "", "Store", "is missing; use sqlite.Open, or NewMemoryStore in tests")
-	}
-	if cfg.Sender == nil {
-		c.problem("", "", "Sender", "is missing; use NewPostmarkSMTP")
-	}
+	e.checkParts(c)
 	switch cfg.Mode {
 	case Live, DryRun:
 	case TestOnly:
@@ -249,6 +245,48 @@ func New(cfg Config) (*Engine, error) {
 		return nil, &ConfigError{Problems: c.problems}
 	}
 	return e, nil
+}
+
+// checkParts checks what the engine is put together from.
+func (e *Engine) checkParts(c *compiler) {
+	if e.cfg.Store == nil {
+		c.problem("", "", "Store", "is missing; use sqlite.Open, or NewMemoryStore in tests")
+	} else if isNilPointer(e.cfg.Store) {
+		c.problem("", "", "Store", "is a nil %T; look at the error that came with it", e.cfg.Store)
+	}
+	if e.cfg.Sender == nil {
+		c.problem("", "", "Sender", "is missing; use NewPostmarkSMTP")
+	} else if isNilPointer(e.cfg.Sender) {
+		c.problem("", "", "Sender", "is a nil %T; look at the error that came with it", e.cfg.Sender)
+		e.cfg.Sender = nil
+	}
+	for _, n := range [...]struct {
+		field    string
+		negative bool
+	}{
+		{"MaxSends", e.cfg.MaxSends < 0},
+		{"SendTimeout", e.cfg.SendTimeout < 0},
+		{"RetryFor", e.cfg.RetryFor < 0},
+		{"CallAttempts", e.cfg.CallAttempts < 0},
+		{"CallTimeout", e.cfg.CallTimeout < 0},
+		{"MaxDepth", e.cfg.MaxDepth < 0},
+	} {
+		if n.negative {
+			c.problem("", "", n.field, "is negative; leave it out for the default")
+		}
+	}
+	switch e.cfg.Unknown {
+	case Hold, CountAsSent, SendAgain:
+	default:
+		c.problem("", "", "Unknown", "unknown policy %q; use Hold, CountAsSent or SendAgain", clip(string(e.cfg.Unknown), 64))
+	}
+}
+
+// isNilPointer reports whether an interface holds a nil pointer, as it does
+// when the error of a constructor was not looked at.
+func isNilPointer(v any) bool {
+	r := reflect.ValueOf(v)
+	return r.Kind() == reflect.Pointer && r.IsNil()
 }
 
 // loadEmails loads the templates and checks them against the sender.
@@ -486,7 +524,7 @@ func (e *Engine) movePeople(ctx context.Context, rc RunCount, p *program, rm Rem
 // caller's trouble does not become another's.
 func (e *Engine) commit(ctx context.Context, batch []write) []error {
 	errs := make([]error, len(batch))
-	err := e.store.Update(ctx, func(tx Tx) error {
+	err := e.guardedUpdate(ctx, func(tx Tx) error {
 		for i := range batch {
 			errs[i] = protect(func() error { return batch[i].fn(ctx, tx) })
 			if errs[i] != nil && !refusal(errs[i]) {
@@ -503,16 +541,25 @@ func (e *Engine) commit(ctx context.Context, batch []write) []error {
 		return errs
 	}
 	for i := range batch {
-		errs[i] = e.store.Update(ctx, func(tx Tx) error {
+		errs[i] = e.guardedUpdate(ctx, func(tx Tx) error {
 			return protect(func() error { return batch[i].fn(ctx, tx) })
 		})
 	}
 	return errs
 }
 
+// guardedUpdate is Update of a store that may panic: the callers who wait for
+// the commit must get an answer all the same.
+func (e *Engine) guardedUpdate(ctx context.Context, fn func(Tx) error) error {
+	return protect(func() error { return e.store.Update(ctx, fn) })
+}
+
 // refusal reports whether err says no to an input before anything was
 // written.
 func refusal(err error) bool {
+	if _, ok := errors.AsType[*hostError](err); ok {
+		return false // it comes in the middle, whatever it wraps
+	}
 	return errors.Is(err, ErrInvalid) || errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound)
 }
 
@@ -521,19 +568,27 @@ func refusal(err error) bool {
 func protect(fn func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("fluxly: panic in a transaction: %v", r)
+			err = &hostError{fmt.Errorf("panic: %v", r)}
 		}
 	}()
 	return fn()
 }
 
-// update runs fn in a transaction that it may share with other callers.
+// hostError is a failure of the host's own code (a condition that failed, a
+// panic), which concerns one person and not the store.
+type hostError struct{ err error }
+
+func (h *hostError) Error() string { return h.err.Error() }
+func (h *hostError) Unwrap() error { return h.err }
+
+// update runs fn, a call of the program's, in a transaction that it may share
+// with other callers.
 func (e *Engine) update(ctx context.Context, fn func(ctx context.Context, tx Tx) error) error {
 	e.mu.Lock()
 	closed := e.closed
 	e.mu.Unlock()
 	if closed {
-		return ErrClosed
+		return fmt.Errorf("fluxly: engine: %w", ErrClosed)
 	}
 	return e.finish(ctx, fn)
 }
@@ -545,7 +600,9 @@ func (e *Engine) finish(ctx context.Context, fn func(ctx context.Context, tx Tx)
 }
 
 // Close ends the engine: later calls return [ErrClosed]. It does not stop
-// [Engine.Run], which ends with its context, and leaves the store open.
+// [Engine.Run], which ends with its context and still records the outcomes of
+// the mails under way, and leaves the store open: close that after Run has
+// returned.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

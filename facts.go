@@ -1,6 +1,7 @@
 package fluxly
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -35,9 +36,16 @@ func (s *session) callCondition(name string) (bool, error) {
 	if holds, ok := s.answers[name]; ok {
 		return holds, nil
 	}
-	holds, err := s.e.cfg.Conditions[name](s.ctx, FuncInput{Profile: *s.profile.clone(), Properties: s.ruleEnv.Props, Now: s.at})
+	ctx, cancel := context.WithTimeout(s.ctx, conditionTimeout)
+	defer cancel()
+	in := FuncInput{Profile: *s.profile.clone(), Properties: s.ruleEnv.Props, Now: s.at}
+	var holds bool
+	err := protect(func() (err error) {
+		holds, err = s.e.cfg.Conditions[name](ctx, in)
+		return err
+	})
 	if err != nil {
-		return false, fmt.Errorf("condition func %q: %w", name, err)
+		return false, &hostError{fmt.Errorf("condition func %q: %w", name, err)}
 	}
 	if s.answers == nil {
 		s.answers = make(map[string]bool)

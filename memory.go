@@ -152,6 +152,13 @@ func (m *memoryStore) Work(ctx context.Context, w Worker) error {
 		return errors.New("memory store: Work runs already; run one at a time")
 	}
 	defer m.working.Unlock()
+	if b, ok := w.(interface {
+		Begin(ctx context.Context) error
+	}); ok {
+		if err := b.Begin(ctx); err != nil {
+			return err
+		}
+	}
 	lanes := make([]duework.Lane[Work], 0, len(workKinds))
 	for _, kind := range workKinds {
 		lanes = append(lanes, duework.Lane[Work]{

@@ -9,9 +9,13 @@ import (
 
 // ConditionFunc is the host's own code in a condition; see [Func]. It may be
 // called from many goroutines at once. An error fails the decision, which is
-// then tried again later. It runs inside a transaction of the store: it must
-// be quick, and must not call the engine.
+// then tried again later; a panic counts as an error. It runs inside a
+// transaction of the store: it must be quick, and must not call the engine. Its
+// ctx ends after 5 seconds.
 type ConditionFunc func(ctx context.Context, in FuncInput) (bool, error)
+
+// conditionTimeout is when the ctx of a ConditionFunc ends.
+const conditionTimeout = 5 * time.Second
 
 // FuncInput is what a [ConditionFunc] decides by.
 type FuncInput struct {

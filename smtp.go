@@ -434,6 +434,11 @@ func (s *SMTPSender) deliveryError(err error) *DeliveryError {
 		Code: e.Code, EnhancedCode: e.Enhanced, Recipient: e.Recipient, Text: e.Text, RetryAfter: e.RetryAfter, Err: e.Err,
 		Remedy: s.remedy(e),
 	}
+	if kind == Permanent && e.Reason == smtppool.ReasonReply && !isOpening(e) && d.Remedy != "" {
+		// It is the address in From that is refused: no further mail gets past
+		// it, so the mails wait until it is mended.
+		d.Account = true
+	}
 	if e.Reason == smtppool.ReasonPoolClosed {
 		d.Err = fmt.Errorf("sender: %w", ErrClosed)
 	}

@@ -345,15 +345,15 @@ func TestSMTPErrors(t *testing.T) {
 		},
 		"From refused": {
 			hook: reply("MAIL", "550 5.7.1 sender not allowed"),
-			kind: fluxly.Permanent, phase: "mail", code: 550, status: "5.7.1", text: "sender not allowed", remedy: "Sender Signatures",
+			kind: fluxly.Permanent, account: true, phase: "mail", code: 550, status: "5.7.1", text: "sender not allowed", remedy: "Sender Signatures",
 		},
 		"From refused at the end": {
 			hook: reply(".", "550 5.0.0 The 'From' address you supplied is not a Sender Signature on your account."),
-			kind: fluxly.Permanent, phase: "reply", code: 550, status: "5.0.0", remedy: "Sender Signatures",
+			kind: fluxly.Permanent, account: true, phase: "reply", code: 550, status: "5.0.0", remedy: "Sender Signatures",
 		},
 		"From refused by a relay": {
 			hook: reply("MAIL", "553 5.7.1 not owned by user"), relay: func(*fluxly.SMTPConfig) {},
-			kind: fluxly.Permanent, phase: "mail", code: 553, status: "5.7.1", remedy: "address in From",
+			kind: fluxly.Permanent, account: true, phase: "mail", code: 553, status: "5.7.1", remedy: "address in From",
 		},
 		"recipient refused": {
 			hook: reply("RCPT", "550 5.1.1 no such user"),

@@ -44,6 +44,10 @@ type ExclusiveStore interface {
 
 // Worker is what [Store.Work] hands due work to; the engine is one. An error
 // is final only when ctx has ended, else the work is handed out again later.
+//
+// A worker may have a method Begin(ctx context.Context) error. Work of an
+// [ExclusiveStore] calls it once, before any work is handed out and after it
+// has made sure that no other Work runs, and returns its error.
 type Worker interface {
 	// Now is the worker's clock.
 	Now() time.Time

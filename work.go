@@ -21,10 +21,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	switch {
 	case e.closed:
 		e.mu.Unlock()
-		return ErrClosed
+		return fmt.Errorf("fluxly: engine: %w", ErrClosed)
 	case e.running:
 		e.mu.Unlock()
-		return errors.New("fluxly: this engine is running already")
+		return errors.New("fluxly: Run works on this engine already; call it once")
 	}
 	e.running = true
 	e.mu.Unlock()
@@ -35,9 +35,6 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.running = false
 		e.mu.Unlock()
 	}()
-	if err := e.recover(ctx); err != nil {
-		return err
-	}
 	return e.store.Work(ctx, w)
 }
 
@@ -50,10 +47,13 @@ func (e *Engine) RunDue(ctx context.Context) (next time.Time, err error) {
 	if err := e.recover(ctx); err != nil {
 		return time.Time{}, err
 	}
+	// A kind of work that fails waits for the next call, the others go on.
+	kinds := [...]WorkKind{WorkWake, WorkSegment, WorkCall, WorkSend}
+	failed := map[WorkKind]error{}
 	for {
 		idle := true
 		next = time.Time{}
-		for _, kind := range []WorkKind{WorkWake, WorkSegment, WorkCall, WorkSend} {
+		for _, kind := range kinds {
 			var batch []Work
 			err := e.store.View(ctx, func(tx Tx) error {
 				due, then, err := tx.Due(ctx, kind, e.now(), workBatch)
@@ -69,23 +69,26 @@ func (e *Engine) RunDue(ctx context.Context) (next time.Time, err error) {
 			if err != nil {
 				return time.Time{}, err
 			}
-			if len(batch) == 0 {
+			if len(batch) == 0 || failed[kind] != nil {
 				continue
 			}
 			idle = false
-			err = w.Do(ctx, kind, batch)
+			failed[kind] = w.Do(ctx, kind, batch)
 			w.wait()
-			if err != nil {
-				return time.Time{}, err
-			}
 			// What is due earliest comes first, whatever its kind.
 			break
 		}
-		if idle {
-			return next, nil
-		}
 		if err := ctx.Err(); err != nil {
 			return time.Time{}, err
+		}
+		if idle {
+			for _, kind := range kinds {
+				err = errors.Join(err, failed[kind])
+			}
+			if err != nil {
+				return time.Time{}, err
+			}
+			return next, nil
 		}
 	}
 }
@@ -138,31 +141,53 @@ func (w *worker) Now() time.Time { return w.e.now() }
 
 // Do does one batch of due work.
 func (w *worker) Do(ctx context.Context, kind WorkKind, batch []Work) error {
+	err := w.do(ctx, kind, batch)
+	if err != nil && ctx.Err() == nil {
+		w.e.cfg.Logger.Error("due work failed; it is tried again", "kind", string(kind), "error", err)
+	}
+	return err
+}
+
+func (w *worker) do(ctx context.Context, kind WorkKind, batch []Work) error {
 	switch kind {
 	case WorkWake:
-		return w.e.finish(ctx, func(ctx context.Context, tx Tx) error {
-			for _, x := range batch {
-				if err := w.e.wake(ctx, tx, x.ID); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		return w.each(ctx, batch, func(ctx context.Context, tx Tx, x Work) error { return w.e.wake(ctx, tx, x.ID) })
 	case WorkSegment:
-		return w.e.finish(ctx, func(ctx context.Context, tx Tx) error {
-			for _, x := range batch {
-				if err := w.e.wakeSegment(ctx, tx, x.ID, x.Segment); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		return w.each(ctx, batch, func(ctx context.Context, tx Tx, x Work) error { return w.e.wakeSegment(ctx, tx, x.ID, x.Segment) })
 	case WorkCall:
 		return w.callAll(ctx, batch)
 	case WorkSend:
 		return w.sendAll(ctx, batch)
 	}
 	return fmt.Errorf("fluxly: unknown kind of work %q", string(kind))
+}
+
+// Begin takes up what a process left under way when it died. A store calls it
+// when the worker is the only one.
+func (w *worker) Begin(ctx context.Context) error { return w.e.recover(ctx) }
+
+// each does a batch in one transaction, or, where the host's own code fails
+// for a piece of it, each piece in its own: nobody waits for another's trouble.
+func (w *worker) each(ctx context.Context, batch []Work, one func(ctx context.Context, tx Tx, x Work) error) error {
+	together := func(part []Work) error {
+		return w.e.finish(ctx, func(ctx context.Context, tx Tx) error {
+			for _, x := range part {
+				if err := one(ctx, tx, x); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	err := together(batch)
+	if _, ok := errors.AsType[*hostError](err); !ok || len(batch) == 1 {
+		return err
+	}
+	err = nil
+	for i := range batch {
+		err = errors.Join(err, together(batch[i:i+1]))
+	}
+	return err
 }
 
 // wake fires the timer of a run.
@@ -239,10 +264,7 @@ func (w *worker) callAll(ctx context.Context, batch []Work) error {
 			}
 			continue
 		}
-		w.wg.Go(func() {
-			defer func() { <-w.calls }()
-			w.e.call(ctx, in, fn)
-		})
+		w.wg.Go(func() { w.e.call(ctx, in, fn, func() { <-w.calls }) })
 	}
 	return nil
 }
@@ -284,12 +306,10 @@ func (e *Engine) claimCall(ctx context.Context, runID string) (in StepInput, fn 
 }
 
 // call makes one call and records its outcome.
-func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc) {
+func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, done func()) {
 	// A call that has begun is finished, also when the engine is stopping.
 	ctx = context.WithoutCancel(ctx)
-	callCtx, cancel := context.WithTimeout(ctx, e.cfg.CallTimeout)
-	result, err := callSafely(callCtx, fn, in)
-	cancel()
+	result, err := e.callBounded(ctx, in, fn, done)
 	if err == nil {
 		if result, err = normalizeValue(result, "result"); err != nil {
 			err = fmt.Errorf("its result cannot be stored: %w", err)
@@ -322,6 +342,24 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc) {
 		e.cfg.Logger.Error("the outcome of a step could not be stored; it will be called again",
 			"automation", in.Run.Automation, "step", in.Run.Step, "run", in.Run.ID, "error", err)
 	}
+}
+
+// callBounded makes the call, at most for Config.CallTimeout: also one that
+// does not look at its context must not keep the engine from ending. It calls
+// done when the call has returned.
+func (e *Engine) callBounded(ctx context.Context, in StepInput, fn StepFunc, done func()) (any, error) {
+	var result any
+	var err error
+	ended := bounded(ctx, e.cfg.CallTimeout, func(ctx context.Context) {
+		defer done()
+		result, err = callSafely(ctx, fn, in)
+	})
+	if ended {
+		return result, err
+	}
+	e.cfg.Logger.Error("a step does not return: it must end when its context does; one of Config.MaxSends calls is lost for now",
+		"automation", in.Run.Automation, "step", in.Run.Step, "run", in.Run.ID)
+	return nil, fmt.Errorf("did not return within %s, nor when its context ended", e.cfg.CallTimeout)
 }
 
 // callSafely turns a panic of the host's code into an error.

@@ -219,6 +219,13 @@ func (s *Store) Work(ctx context.Context, w fluxly.Worker) error {
 		return fmt.Errorf("sqlite store %q: Work runs already; run one at a time", s.path)
 	}
 	defer s.working.Unlock()
+	if b, ok := w.(interface {
+		Begin(ctx context.Context) error
+	}); ok {
+		if err := b.Begin(ctx); err != nil {
+			return err
+		}
+	}
 	run := make([]duework.Lane[fluxly.Work], len(lanes))
 	for i, kind := range lanes {
 		run[i] = duework.Lane[fluxly.Work]{
