@@ -186,6 +186,15 @@ func TestCheckDomain(t *testing.T) {
 			want:  []string{"warn dkim_pending_missing", "info dkim_rsa_1024"}, ready: true,
 		},
 		{
+			name: "after a rotation", zone: zone(`old._domainkey.acme.test TXT "k=rsa; p=` + spki(1024) + `"`),
+			check: DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMRevokedHost: "old._domainkey.acme.test", SafeToRemoveRevokedKeyFromDNS: true}},
+			want:  []string{"info dkim_remove_revoked", "info dkim_rsa_1024"}, ready: true,
+		},
+		{
+			name: "key of the domain above", zone: zone("news.acme.test MX 10 mail.acme.test"),
+			check: DomainCheck{DKIMSelector: dkim, DKIMValue: testKey}, want: []string{"info dkim_rsa_1024"}, ready: true,
+		},
+		{
 			name: "new domain at Postmark, pending only", zone: zone("-" + dkim + " TXT"),
 			check: DomainCheck{Postmark: PostmarkDomain{DKIMPendingHost: dkim, DKIMPendingTextValue: testKey}},
 			want:  []string{"fail dkim_pending_missing", "warn align_dkim"},
@@ -377,6 +386,27 @@ func TestCheckDomainNames(t *testing.T) {
 		if _, err := CheckDomain(t.Context(), "acme.test", c); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%+v: %v", c, err)
 		}
+	}
+}
+
+// Without a selector DKIM is unknown, and without a resolver that can ask a
+// given server the report says that answers may be cached.
+func TestCheckDomainLessGiven(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone("-_dmarc.acme.test TXT", `_dmarc.acme.test TXT "v=DMARC1; p=reject; rua=mailto:d@reports.test"`, "reports.test MX 10 mx.reports.test"))
+	s.Fail("acme.test._report._dmarc.reports.test", "TXT", dnstest.Fault{RCode: 2})
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{Resolver: plainResolver{testClient(t, s)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := finding(t, r, "dkim_no_selector"); f.Level != DomainUnknown || r.Ready {
+		t.Errorf("%+v, ready %v", f, r.Ready)
+	}
+	finding(t, r, "zone_cache_only")
+	finding(t, r, "dmarc_report_unasked")
+	r, err = CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s)})
+	if err != nil || !r.Ready {
+		t.Errorf("a report host that is silent must not stop mail: %v\n%s", err, r.Text())
 	}
 }
 

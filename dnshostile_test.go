@@ -65,6 +65,7 @@ func TestCheckDomainHostileRecords(t *testing.T) {
 		{"half of the internet", one("v=spf1 ip4:0.0.0.0/1 ip6:2000::/3 -all"), []string{"fail spf_wide_network"}},
 		{"ptr", one("v=spf1 ptr -all"), []string{"warn spf_ptr"}},
 		{"the same include twice", one("v=spf1 include:b.test include:B.test. -all") + "b.test TXT \"v=spf1 -all\"\n", []string{"info spf_same_include"}},
+		{"two records at a target", one("v=spf1 include:b.test -all") + "b.test TXT \"v=spf1 -all\"\nb.test TXT \"v=spf1 ~all\"\n", []string{"fail spf_target_multiple"}},
 		{"version twice", one("v=spf1 v=spf1 -all"), []string{"warn spf_repeated_version"}},
 		{"Sender ID", one("v=spf1 -all") + one("spf2.0/pra -all"), []string{"warn spf_sender_id"}},
 		{"type 99", one("v=spf1 -all") + "acme.test SPF \"v=spf1 -all\"\n", []string{"warn spf_type99"}},

@@ -34,6 +34,11 @@ func TestDomainProfiles(t *testing.T) {
 		{"mta-sts, not to be asked", MTASTS, zone(), "_mta-sts.acme.test", []string{"unknown mtasts_unasked"}},
 		{"tls-rpt, sound", TLSRPT, zone(`_smtp._tls.acme.test TXT "v=TLSRPTv1; rua=mailto:tls@acme.test,https://acme.test/tls"`), "", []string{}},
 		{"tls-rpt, bad", TLSRPT, zone(`_smtp._tls.acme.test TXT "v=TLSRPTv1; rua=tls@acme.test"`), "", []string{"info tlsrpt_syntax"}},
+		{"bimi, two", BIMI, zone(`default._bimi.acme.test TXT "v=BIMI1; l="`, `default._bimi.acme.test TXT "v=BIMI1; l=; a="`), "", []string{"info bimi_multiple"}},
+		{"bimi, not to be asked", BIMI, zone(), "default._bimi.acme.test", []string{"unknown bimi_unasked"}},
+		{"tls-rpt, none", TLSRPT, zone(), "", []string{"info tlsrpt_missing"}},
+		{"tls-rpt, two", TLSRPT, zone(`_smtp._tls.acme.test TXT "v=TLSRPTv1; rua=mailto:a@acme.test"`, `_smtp._tls.acme.test TXT "v=TLSRPTv1; rua=mailto:b@acme.test"`), "", []string{"info tlsrpt_multiple"}},
+		{"tls-rpt, not to be asked", TLSRPT, zone(), "_smtp._tls.acme.test", []string{"unknown tlsrpt_unasked"}},
 		{"dnssec, unsigned", DNSSEC, zone(), "", []string{"info dnssec_unsigned"}},
 		{"dnssec, not to be asked", DNSSEC, zone(), "acme.test", []string{"unknown dnssec_unasked"}},
 	}

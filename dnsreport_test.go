@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,6 +93,13 @@ func TestReportHostile(t *testing.T) {
 	}
 }
 
+func firstText(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
 // schema derives a JSON schema from the report's types, so that the published
 // one cannot fall behind.
 func schema(t reflect.Type, defs map[string]any) map[string]any {
@@ -133,6 +142,40 @@ func schema(t reflect.Type, defs map[string]any) map[string]any {
 		return map[string]any{"$ref": "#/$defs/" + t.Name()}
 	}
 	panic("no schema for " + t.String())
+}
+
+// The list of codes, written from the catalogue.
+func TestReportCodes(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	b.WriteString("# Codes of the domain check\n\nA code keeps its meaning between releases. The level is the usual one; a few\nfindings are milder where they do no harm.\n")
+	areas := append(slices.Clone(domainAreas), "bulk-sender", "bimi", "mta-sts", "tls-rpt", "dnssec")
+	for _, area := range areas {
+		fmt.Fprintf(&b, "\n## %s\n\n| Code | Level | What it means for mail | Rule |\n|---|---|---|---|\n", area)
+		for _, code := range slices.Sorted(maps.Keys(findingCatalogue)) {
+			if e := findingCatalogue[code]; e.area == area {
+				fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", code, e.level, firstText(e.why, "it could not be asked; nothing is said about the record"), e.rfc)
+			}
+		}
+	}
+	for code, e := range findingCatalogue {
+		if !slices.Contains(areas, e.area) {
+			t.Errorf("%s is in no area of the list: %q", code, e.area)
+		}
+	}
+	path := filepath.Join("docs", "domain-check-codes.md")
+	if os.Getenv("FLUXLY_UPDATE") != "" {
+		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), b.String()); d != "" {
+		t.Errorf("%s is behind; run with FLUXLY_UPDATE=1:\n%s", path, d)
+	}
 }
 
 func TestReportSchema(t *testing.T) {
