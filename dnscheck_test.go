@@ -389,6 +389,17 @@ func TestCheckDomainNames(t *testing.T) {
 	}
 }
 
+// The alias is right although what it points to cannot be asked just now.
+func TestCheckDomainReturnPathTargetFails(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	s.Fail("pm-bounces.acme.test", "TXT", dnstest.Fault{RCode: 2})
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true})
+	if err != nil || r.ReturnPath.State != "ok" || !r.Alignment.SPF.Aligned {
+		t.Errorf("%v, %+v", err, r.ReturnPath)
+	}
+}
+
 // Without a selector DKIM is unknown, and without a resolver that can ask a
 // given server the report says that answers may be cached.
 func TestCheckDomainLessGiven(t *testing.T) {

@@ -34,9 +34,19 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 		target = r.records[0].Target
 	case len(r.chain) > 0:
 		target = r.chain[0]
-	case r.state == dnsFailed:
+	case r.state == dnsFailed && typ == "CNAME":
 		k.unasked("returnpath_unasked", "the Return-Path alias", r)
 		return
+	case r.state == dnsFailed:
+		// The fault may lie with the target, which is not ours to judge here.
+		c := k.ask.ask(ctx, k.ReturnPath, "CNAME")
+		if c.state == dnsFailed {
+			k.unasked("returnpath_unasked", "the Return-Path alias", r)
+			return
+		}
+		if c.state == dnsFound {
+			target = c.records[0].Target
+		}
 	}
 	for _, v := range r.own {
 		if t, ok := strings.CutPrefix(v, "CNAME "); ok {
