@@ -168,8 +168,8 @@ type Step struct {
 	FromEntry bool
 	// Date is the trait or property of the entry event that holds the date.
 	Date Field
-	// Missing and Past say what happens when there is no date, or when the
-	// instant has passed.
+	// Missing and Past say what happens when there is no date (or it cannot be
+	// read), or when the instant had passed before the wait began.
 	Missing, Past DateRule
 	// Paths are the guarded ways of a branch; the first whose condition holds
 	// is taken.
@@ -197,10 +197,11 @@ type DateRule string
 
 // The date rules.
 const (
-	// SkipWait goes on at once; the zero value.
-	SkipWait DateRule = ""
-	// EndAtDate ends the run.
-	EndAtDate DateRule = "end"
+	// EndAtDate ends the run; the zero value, because the mail behind the wait
+	// would come at a time that makes no sense.
+	EndAtDate DateRule = ""
+	// SkipWait goes on at once.
+	SkipWait DateRule = "skip"
 )
 
 // Send sends the named mail of Config.Emails. The run goes on when the
@@ -223,8 +224,9 @@ func WaitFor(event string, timeout time.Duration, where ...Condition) Step {
 
 // WaitUntil waits until the date in a trait ([Attr]) or in a property of the
 // event that started the run ([Prop]), plus the offset. When the trait changes
-// during the wait, the wait moves with it; an instant in the past ends the
-// wait at once.
+// during the wait, the wait moves with it; an instant in the past then ends the
+// wait at once. When there is no date as the wait begins, or its instant has
+// passed, the run ends; IfMissing and IfPast with [SkipWait] go on instead.
 func WaitUntil(date Field, offset time.Duration) Step {
 	return Step{Kind: StepWaitUntil, Date: date, Duration: offset}
 }
@@ -245,7 +247,8 @@ func Branch(paths ...Path) Step { return Step{Kind: StepBranch, Paths: paths} }
 func SetTraits(t Traits) Step { return Step{Kind: StepSetTraits, Set: t} }
 
 // Do calls the host's own code, by its name in Config.Funcs. Its result is
-// stored with the run and never computed again.
+// stored with the run, by the step's id, and never computed again: templates
+// read that of Do("score") as .Run.Results.score.
 func Do(name string) Step { return Step{Kind: StepDo, Func: name} }
 
 // End ends the run.

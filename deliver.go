@@ -292,6 +292,7 @@ func (e *Engine) prepare(ctx context.Context, tx Tx, m *SendRecord, msg **Messag
 	}
 	if *msg, err = e.compose(m, prof, run); err != nil {
 		*reason, *detail = ReasonTemplate, err.Error()
+		e.cfg.Logger.Error("a mail could not be made", "send_key", m.Key, "email", m.Email, "automation", m.Automation, "error", err)
 		if errors.Is(err, ErrInvalid) {
 			*reason = ReasonRefused
 		}
@@ -493,6 +494,10 @@ func (e *Engine) settleIn(ctx context.Context, tx Tx, m *SendRecord, status Send
 		return err
 	}
 	e.counters.settled(m)
+	if status != SendAccepted {
+		e.cfg.Logger.Info("a mail did not go", "send_key", m.Key, "email", m.Email, "automation", m.Automation,
+			"status", string(status), "reason", reason)
+	}
 	run, err := tx.Run(ctx, m.RunID)
 	if err != nil || run == nil || run.Status != RunLive {
 		return err

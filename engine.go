@@ -107,8 +107,8 @@ type Config struct {
 	// RetryFor is how long a mail is tried again after the first temporary
 	// failure, by age of the mail. Default: 24 hours.
 	RetryFor time.Duration
-	// CallAttempts is how often a Do step is tried. Default: 8, over about
-	// two hours.
+	// CallAttempts is how often a Do step is tried, after 1, 2, 4 minutes and
+	// so on up to an hour. Default: 8, over about two hours.
 	CallAttempts int
 	// CallTimeout bounds one call of a Do step. Default: 30 seconds.
 	CallTimeout time.Duration
@@ -216,6 +216,7 @@ func New(cfg Config) (*Engine, error) {
 	default:
 		c.problem("", "", "Mode", "unknown mode %q; use Live, TestOnly or DryRun", string(cfg.Mode))
 	}
+	cfg.checkAllow(c)
 	for field, addr := range map[string]string{"From": cfg.From, "ReplyTo": cfg.ReplyTo} {
 		if addr == "" {
 			if field == "From" {
@@ -599,10 +600,11 @@ func (e *Engine) finish(ctx context.Context, fn func(ctx context.Context, tx Tx)
 	return e.writes.Do(ctx, write{ctx: ctx, fn: fn})
 }
 
-// Close ends the engine: later calls return [ErrClosed]. It does not stop
-// [Engine.Run], which ends with its context and still records the outcomes of
-// the mails under way, and leaves the store open: close that after Run has
-// returned.
+// Close ends the engine: what would change anything returns [ErrClosed] from
+// now on; reading goes on as long as the store is open. Close does not stop
+// [Engine.Run], which ends with its context, and leaves the store open. The
+// order to shut down in: end Run's context, wait for Run to return, close the
+// sender, close the store.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -627,6 +629,19 @@ func newMessageID() string {
 		out = append(out, hex[c>>4], hex[c&15])
 	}
 	return string(out)
+}
+
+// checkAllow reports entries of the allow list that could match nobody.
+func (c *Config) checkAllow(p *compiler) {
+	for _, a := range c.Allow {
+		addr := a
+		if strings.HasPrefix(a, "@") {
+			addr = "x" + a
+		}
+		if m, err := mimemail.ParseMailbox(addr); err != nil || m.Addr != addr {
+			p.problem("", "", "Allow", "%q is neither an address (\"ann@acme.test\") nor a domain (\"@acme.test\")", clip(a, 64))
+		}
+	}
 }
 
 // allowed reports whether the mode lets mail go to an address.

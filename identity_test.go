@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -90,9 +91,20 @@ func TestP1OlderProfileSurvives(t *testing.T) {
 
 func TestP2MergeOfTwoKnownPeople(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, fluxly.Automation{Name: "flow", Trigger: fluxly.On("signed_up"), Steps: fluxly.Steps{fluxly.Wait(fluxly.Day), fluxly.Send("hello")}})
+	k := fluxlytest.NewConfig(t, fluxly.Config{
+		Automations: []fluxly.Automation{{Name: "flow", Trigger: fluxly.On("signed_up"), Steps: fluxly.Steps{fluxly.Wait(fluxly.Day), fluxly.Send("hello")}}},
+		Emails: fstest.MapFS{
+			"hello.txt": {Data: []byte("---\nSubject: hello\n---\nHi.\n{{{ pm:unsubscribe }}}\n")},
+			"tip.txt":   {Data: []byte("---\nSubject: tip\nTopic: tips\n---\nHi.\n{{{ pm:unsubscribe }}}\n")},
+		},
+	})
 	k.Track(event("signed_up", "u1", nil))
 	k.Advance(time.Hour)
+	for _, typo := range []string{"tip", "Tips", "tips "} {
+		if err := k.Engine.Unsubscribe(t.Context(), "u1", fluxly.Unsubscription{Topic: typo}); !errors.Is(err, fluxly.ErrInvalid) {
+			t.Errorf("topic %q: %v", typo, err)
+		}
+	}
 	k.Track(event("signed_up", "u2", nil))
 	if err := k.Engine.Unsubscribe(t.Context(), "u2", fluxly.Unsubscription{Topic: "tips"}); err != nil {
 		t.Fatal(err)

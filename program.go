@@ -233,6 +233,9 @@ func (p *program) block(c *compiler, steps Steps, next int, ids, derived map[str
 		// after it, whose index is known only then.
 		n := &p.nodes[at[i]]
 		n.where = c.conditions(p.def.Name, id, "where", s.Where)
+		if s.Kind == StepEnd && i+1 < len(steps) {
+			c.problem(p.def.Name, id, "end", "the steps after it are never reached")
+		}
 		var patch []int
 		lay := func(steps Steps) int {
 			from := len(p.nodes)
@@ -314,7 +317,7 @@ func (p *program) stepID(c *compiler, s *Step, ids, derived map[string]int) stri
 			base = "if"
 		}
 	case StepDo:
-		base = "do:" + s.Func
+		base = s.Func
 	case StepSetTraits, StepEnd:
 		base = string(s.Kind)
 	}

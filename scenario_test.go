@@ -193,10 +193,10 @@ func TestS4S5WaitUntilDate(t *testing.T) {
 	end := func(day int) fluxly.Traits {
 		return fluxly.Traits{"trial_ends_at": fluxlytest.Start.Add(time.Duration(day) * fluxly.Day)}
 	}
-	a := one("trial", fluxly.On("signed_up"), fluxly.WaitUntil(fluxly.Attr("trial_ends_at"), -2*fluxly.Day), fluxly.Send("ending"))
+	a := one("trial", fluxly.On("signed_up"), fluxly.WaitUntil(fluxly.Attr("trial_ends_at"), -2*fluxly.Day).IfMissing(fluxly.SkipWait).IfPast(fluxly.SkipWait), fluxly.Send("ending"))
 	strict := a
 	strict.Name = "strict"
-	strict.Steps = fluxly.Steps{fluxly.WaitUntil(fluxly.Attr("trial_ends_at"), -2*fluxly.Day).IfMissing(fluxly.EndAtDate).IfPast(fluxly.EndAtDate), fluxly.Send("strict")}
+	strict.Steps = fluxly.Steps{fluxly.WaitUntil(fluxly.Attr("trial_ends_at"), -2*fluxly.Day), fluxly.Send("strict")}
 	for _, tt := range []struct {
 		name        string
 		first       int // day of the date at entry; 0: none
@@ -427,7 +427,7 @@ func TestS16HostCode(t *testing.T) {
 	if calls != 3 || len(keys) != 1 {
 		t.Fatalf("%d calls with %d keys, want 3 with one", calls, len(keys))
 	}
-	if got := k.Runs("u1")[0].Results["do:score"]; !cmp.Equal(got, map[string]any{"score": int64(7)}) {
+	if got := k.Runs("u1")[0].Results["score"]; !cmp.Equal(got, map[string]any{"score": int64(7)}) {
 		t.Errorf("result %v", got)
 	}
 	if err := k.Restart(cfg); err != nil {
@@ -806,7 +806,7 @@ func TestD8JSONRoundTrip(t *testing.T) {
 	a.Removed = map[string]fluxly.Removal{"old": {MoveTo: "welcome"}}
 	a.Steps = append(slices.Clone(a.Steps),
 		fluxly.WaitFor("x", time.Hour, fluxly.Prop("n").AtLeast(3)).SinceEntry().Matching("cart_id").Named("w"),
-		fluxly.WaitUntil(fluxly.Prop("due"), time.Hour).IfMissing(fluxly.EndAtDate),
+		fluxly.WaitUntil(fluxly.Prop("due"), time.Hour).IfMissing(fluxly.SkipWait),
 		fluxly.Branch(fluxly.When(fluxly.Attr("a").Is(1), fluxly.Do("f")), fluxly.When(fluxly.Attr("b").Exists())).Else(fluxly.End()),
 		fluxly.SetTraits(fluxly.Traits{"n": int64(9007199254740993), "gone": nil, "list": []any{"a", 1.5}}),
 	)

@@ -454,8 +454,10 @@ type SendRecord struct {
 
 // ProviderEvent is a provider's notice about a mail: delivery, open, bounce.
 type ProviderEvent struct {
-	// Kind is the provider's word for it, such as "Delivery".
+	// Kind is the provider's word for it, such as "Delivery"; Key tells the
+	// notice from others, also when it comes again.
 	Kind   string         `json:"kind"`
+	Key    string         `json:"key,omitempty"`
 	At     time.Time      `json:"at"`
 	Detail map[string]any `json:"detail,omitempty"`
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/getfluxly/fluxly/internal/mimemail"
 )
 
 // maxSkew is how far ahead of the engine's clock an event may claim to have
@@ -201,7 +204,9 @@ func anyID(id string) []Identifier {
 // [ErasureRecord] without the id. An id that nobody has is [ErrNotFound]. A
 // mail that is under way at this moment may still arrive.
 //
-// Events that come later with the id make a new profile.
+// Events that come later with the id make a new profile. The suppressions of
+// the person's addresses go too; a provider keeps its own list, which goes on
+// stopping mail to an address that bounced or complained.
 // https://docs.getfluxly.com/gdpr/erase
 func (e *Engine) Erase(ctx context.Context, er Erasure) error {
 	if err := er.Validate(); err != nil {
@@ -361,8 +366,12 @@ func (e *Engine) Enroll(ctx context.Context, en Enrollment) (Enrolled, error) {
 
 // Unsubscribe records that a person does not want mail of a topic, or, with
 // an empty topic, any mail that is not transactional. A mail that is queued is
-// not sent any more. An id that nobody has is [ErrNotFound].
+// not sent any more. A topic that no template names is [ErrInvalid], because
+// mail would go on; an id that nobody has is [ErrNotFound].
 func (e *Engine) Unsubscribe(ctx context.Context, id string, u Unsubscription) error {
+	if err := e.checkTopic(u.Topic); err != nil {
+		return err
+	}
 	return e.changeProfile(ctx, id, func(p *Profile, now time.Time) bool {
 		if u.At.IsZero() {
 			u.At = now
@@ -403,11 +412,37 @@ func (e *Engine) changeProfile(ctx context.Context, id string, change func(*Prof
 	})
 }
 
+// Topics are the topics that the templates name, sorted.
+func (e *Engine) Topics() []string {
+	var out []string
+	for _, name := range e.emails.names() {
+		if t := e.emails.settings(name).Topic; t != "" {
+			out = append(out, t)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func (e *Engine) checkTopic(topic string) error {
+	if topic == "" {
+		return nil
+	}
+	topics := e.Topics()
+	if slices.Contains(topics, topic) {
+		return nil
+	}
+	if len(topics) == 0 {
+		return fieldErrorf("topic", topic, "no template has a topic; leave it empty for all mail")
+	}
+	return fieldErrorf("topic", topic, "no template has this topic; there are %s", strings.Join(topics, ", "))
+}
+
 // Suppress records an address that must not be written to, on one stream or
-// on all.
+// on all. It is the bare address, without a name.
 func (e *Engine) Suppress(ctx context.Context, s Suppression) error {
-	if s.Address == "" {
-		return fieldErrorf("address", "", "is missing")
+	if m, err := mimemail.ParseMailbox(s.Address); err != nil || m.Name != "" {
+		return fieldErrorf("address", s.Address, "is not one bare address, such as ann@acme.test")
 	}
 	return e.update(ctx, func(ctx context.Context, tx Tx) error {
 		if s.At.IsZero() {

@@ -17,33 +17,48 @@ import (
 // One Run at a time works on an engine; a second call returns an error at
 // once.
 func (e *Engine) Run(ctx context.Context) error {
+	w, done, err := e.begin()
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := e.recover(ctx); err != nil {
+		return err
+	}
+	return e.store.Work(ctx, w)
+}
+
+// begin makes the one worker that an engine may have at a time. done waits for
+// all that the worker has begun.
+func (e *Engine) begin() (w *worker, done func(), err error) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	switch {
 	case e.closed:
-		e.mu.Unlock()
-		return fmt.Errorf("fluxly: engine: %w", ErrClosed)
+		return nil, nil, fmt.Errorf("fluxly: engine: %w", ErrClosed)
 	case e.running:
-		e.mu.Unlock()
-		return errors.New("fluxly: Run works on this engine already; call it once")
+		return nil, nil, errors.New("fluxly: this engine is running already; one Run or RunDue works at a time")
 	}
 	e.running = true
-	e.mu.Unlock()
-	w := newWorker(e)
-	defer func() {
+	w = newWorker(e)
+	return w, func() {
 		w.wait()
 		e.mu.Lock()
+		defer e.mu.Unlock()
 		e.running = false
-		e.mu.Unlock()
-	}()
-	return e.store.Work(ctx, w)
+	}, nil
 }
 
 // RunDue does all work that is due now, and what follows from it at once, and
 // returns when the next is due; zero when nothing waits. It is for programs
 // that are started by a schedule, and for tests with a clock of their own. It
-// must not be called while [Engine.Run] works.
+// returns an error at once while [Engine.Run] or another RunDue works.
 func (e *Engine) RunDue(ctx context.Context) (next time.Time, err error) {
-	w := newWorker(e)
+	w, done, err := e.begin()
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer done()
 	if err := e.recover(ctx); err != nil {
 		return time.Time{}, err
 	}
@@ -320,8 +335,10 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, done func(
 	if err != nil {
 		e.counters.callErrors.Add(1)
 		c.err = clip(err.Error(), 500)
+		e.cfg.Logger.Warn("a step of the program's own failed", "automation", in.Run.Automation, "step", in.Run.Step,
+			"run", in.Run.ID, "attempt", in.Attempt, "last", in.Attempt >= e.cfg.CallAttempts, "error", c.err)
 		if in.Attempt < e.cfg.CallAttempts {
-			c.retry = e.now().Add(backoff(in.Key, in.Attempt, time.Second, time.Hour))
+			c.retry = e.now().Add(backoff(in.Key, in.Attempt, time.Minute, time.Hour))
 		}
 	}
 	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {

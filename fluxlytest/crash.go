@@ -502,7 +502,7 @@ func HistoryConfig(store fluxly.Store) fluxly.Config {
 			Steps: fluxly.Steps{
 				fluxly.Send("welcome"),
 				fluxly.WaitFor("project_created", 3*fluxly.Day, fluxly.Prop("n").AtLeast(2)).SinceEntry().Then(fluxly.Send("bravo")).Else(fluxly.Send("nudge")),
-				fluxly.WaitUntil(fluxly.Attr("trial_ends_at"), -2*fluxly.Day),
+				fluxly.WaitUntil(fluxly.Attr("trial_ends_at"), -2*fluxly.Day).IfMissing(fluxly.SkipWait),
 				fluxly.Branch(
 					fluxly.When(fluxly.Did("logged_in").AtLeast(3).Within(7*fluxly.Day), fluxly.SetTraits(fluxly.Traits{"stage": 2}), fluxly.Send("busy")),
 					fluxly.When(fluxly.InSegment("pros"), fluxly.Send("pro")),

@@ -30,6 +30,7 @@ type sendInfo struct {
 // sendEvent is a fluxly.ProviderEvent whose values keep their types.
 type sendEvent struct {
 	Kind   string            `json:"kind"`
+	Key    string            `json:"key,omitempty"`
 	At     time.Time         `json:"at,omitzero"`
 	Detail fluxly.Properties `json:"detail,omitempty"`
 }
@@ -51,7 +52,7 @@ func scanSend(s statement) (*fluxly.SendRecord, error) {
 	m.Receipt, m.BodyHash = info.Receipt, info.BodyHash
 	m.Body = append([]byte(nil), s.getRaw(9)...)
 	for _, e := range info.Events {
-		m.Events = append(m.Events, fluxly.ProviderEvent{Kind: e.Kind, At: e.At, Detail: e.Detail})
+		m.Events = append(m.Events, fluxly.ProviderEvent{Kind: e.Kind, Key: e.Key, At: e.At, Detail: e.Detail})
 	}
 	return m, nil
 }
@@ -83,7 +84,7 @@ func (t *tx) PutSend(ctx context.Context, m *fluxly.SendRecord) error {
 	}
 	info.Receipt.At = info.Receipt.At.UTC()
 	for _, e := range m.Events {
-		info.Events = append(info.Events, sendEvent{Kind: e.Kind, At: e.At.UTC(), Detail: e.Detail})
+		info.Events = append(info.Events, sendEvent{Kind: e.Kind, Key: e.Key, At: e.At.UTC(), Detail: e.Detail})
 	}
 	raw, err := json.Marshal(&info)
 	if err != nil {
