@@ -92,7 +92,7 @@ func TestBadSenders(t *testing.T) {
 		{"panics", func(context.Context, *fluxly.Message) (fluxly.Receipt, error) { panic("boom") }, fluxly.SendUnknown, "boom"},
 		{"ends its goroutine by a nil map", func(context.Context, *fluxly.Message) (fluxly.Receipt, error) {
 			var m map[string]int
-			m["x"] = 1
+			m["x"] = 1 //nolint:staticcheck // on purpose
 			return fluxly.Receipt{}, nil
 		}, fluxly.SendUnknown, "nil map"},
 		{"returns a foreign error", func(context.Context, *fluxly.Message) (fluxly.Receipt, error) {
@@ -138,6 +138,9 @@ func TestBadSenders(t *testing.T) {
 	}
 }
 
+// pass lets virtual time go by, in a synctest bubble.
+func pass(d time.Duration) { <-time.After(d) }
+
 // A sender that never returns holds neither its mail's outcome nor the end of
 // Run, and at most MaxSends of its calls are ever open.
 func TestSenderThatNeverReturns(t *testing.T) {
@@ -158,7 +161,7 @@ func TestSenderThatNeverReturns(t *testing.T) {
 			signUp(t, e, fmt.Sprintf("u%d", i))
 		}
 		stop := run(t, e)
-		time.Sleep(10 * time.Minute) // virtual
+		pass(10 * time.Minute)
 		if n := open.Load(); n != 2 {
 			t.Errorf("%d calls are open, want MaxSends, 2", n)
 		}
@@ -228,11 +231,11 @@ func TestBadSteps(t *testing.T) {
 				stop := run(t, e)
 				signUp(t, e, "ann")
 				signUp(t, e, "bob")
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				if r := sends(t, e)["bob"]; r == nil || r.Status != fluxly.SendAccepted {
 					t.Errorf("bob's mail: %+v", r)
 				}
-				time.Sleep(24 * time.Hour)
+				pass(24 * time.Hour)
 				runs, err := e.Runs(t.Context(), fluxly.RunQuery{})
 				if err != nil || len(runs) != 2 {
 					t.Fatal(runs, err)

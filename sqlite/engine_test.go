@@ -13,6 +13,7 @@ import (
 )
 
 func openIn(t testing.TB, dir string) fluxly.Store {
+	t.Helper()
 	store, err := sqlite.OpenConfig(filepath.Join(dir, "fluxly.db"), sqlite.Config{})
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -360,7 +361,7 @@ func TestNoLostSignal(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- lane.Run(ctx) }()
 	for i := range 2_000 {
-		want := fmt.Sprint(i)
+		want := strconv.Itoa(i)
 		q.add(0, want)
 		if got := <-handed; got != want {
 			t.Fatalf("handed out %s, want %s", got, want)
