@@ -207,16 +207,15 @@ func (e *Engine) hindrance(ctx context.Context, tx Tx, m *SendRecord, prof *Prof
 	if err != nil {
 		return ReasonBadAddress, err.Error(), nil //nolint:nilerr // a reason not to send, no failure
 	}
-	// The trait may hold a name too; what is refused is the address.
+	// The trait may hold a name too; what is refused is the address, on all
+	// streams or on this one.
 	addr := mailbox.Addr
-	for _, stream := range []string{"", e.streamOf(st)} {
-		sup, err := tx.Suppression(ctx, addr, stream)
-		if err != nil {
-			return "", "", err
-		}
-		if sup != nil {
-			return ReasonSuppressed, sup.Reason, nil
-		}
+	sup, err := tx.Suppression(ctx, addr, e.streamOf(st))
+	if err != nil {
+		return "", "", err
+	}
+	if sup != nil {
+		return ReasonSuppressed, sup.Reason, nil
 	}
 	switch e.cfg.Mode {
 	case Live:

@@ -211,10 +211,7 @@ func (s *session) work(h happening) error {
 		occurred, props = h.event.OccurredAt, h.event.Properties
 	}
 	if s.e.awaited[h.signal] {
-		if err := s.fireOverdue(h.signal); err != nil {
-			return err
-		}
-		runs, err := s.tx.LiveRuns(s.ctx, s.profile.ID, h.signal, time.Time{})
+		runs, err := s.fireOverdue(h.signal)
 		if err != nil {
 			return err
 		}
@@ -247,22 +244,28 @@ func (s *session) work(h happening) error {
 }
 
 // fireOverdue fires the timers that were due before now of runs that may
-// otherwise see the signal first, in order of their time.
-func (s *session) fireOverdue(signal string) error {
+// otherwise see the signal first, in order of their time. It returns the runs
+// that want to see the signal then.
+func (s *session) fireOverdue(signal string) ([]*Run, error) {
 	for {
 		runs, err := s.tx.LiveRuns(s.ctx, s.profile.ID, signal, s.now)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		runs = slices.DeleteFunc(runs, func(r *Run) bool {
-			return r.WakeAt.IsZero() || !r.WakeAt.Before(s.now) || r.Pending == PendingCall
-		})
-		if len(runs) == 0 {
-			return nil
+		var first *Run
+		for _, r := range runs {
+			if r.WakeAt.IsZero() || !r.WakeAt.Before(s.now) || r.Pending == PendingCall {
+				continue
+			}
+			if first == nil || cmp.Or(r.WakeAt.Compare(first.WakeAt), byStart(r, first)) < 0 {
+				first = r
+			}
 		}
-		slices.SortStableFunc(runs, func(a, b *Run) int { return cmp.Or(a.WakeAt.Compare(b.WakeAt), byStart(a, b)) })
-		if err := s.decide(runs[0], cause{kind: causeTimer}); err != nil {
-			return err
+		if first == nil {
+			return slices.DeleteFunc(runs, func(r *Run) bool { return !slices.Contains(r.Waits, signal) }), nil
+		}
+		if err := s.decide(first, cause{kind: causeTimer}); err != nil {
+			return nil, err
 		}
 	}
 }

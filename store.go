@@ -203,8 +203,9 @@ type SendTx interface {
 	// CountSends counts rows by automation, step, status and reason, sorted
 	// by these four. An empty name means all automations.
 	CountSends(ctx context.Context, automation string) ([]SendCount, error)
-	// Suppression returns the suppression of an address on a stream, or on
-	// all streams (Stream empty). Addresses compare without case.
+	// Suppression returns the suppression of an address on a stream or, when
+	// there is none, the one on all streams (Stream empty). Addresses compare
+	// without case.
 	Suppression(ctx context.Context, address, stream string) (*Suppression, error)
 	// PutSuppression stores one; there is one per address and stream.
 	PutSuppression(ctx context.Context, s *Suppression) error

@@ -149,22 +149,27 @@ func BenchmarkWaitsResumed(b *testing.B) {
 }
 
 // BenchmarkSends: mails that are queued when Run starts, through the whole
-// engine, to a sender that takes each at once.
+// engine, to a sender that takes each at once: with as many under way as the
+// default, and with more.
 func BenchmarkSends(b *testing.B) {
-	engineStores(b, func(b *testing.B, store fluxly.Store) {
-		counted := &commits{Store: store}
-		e := newEngine(b, fluxly.Config{Store: counted})
-		trackAll(b, e, b.N, newcomer)
-		before := counted.n.Load()
-		b.ReportAllocs()
-		b.ResetTimer()
-		stop := running(b, e)
-		await(func() bool { return e.Counters().Accepted >= int64(b.N) })
-		b.StopTimer()
-		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "mails/s")
-		b.ReportMetric(float64(counted.n.Load()-before)/float64(b.N), "commits/mail")
-		stop()
-	})
+	for _, most := range []int{8, 64} {
+		b.Run(fmt.Sprintf("MaxSends %d", most), func(b *testing.B) {
+			engineStores(b, func(b *testing.B, store fluxly.Store) {
+				counted := &commits{Store: store}
+				e := newEngine(b, fluxly.Config{Store: counted, MaxSends: most})
+				trackAll(b, e, b.N, newcomer)
+				before := counted.n.Load()
+				b.ReportAllocs()
+				b.ResetTimer()
+				stop := running(b, e)
+				await(func() bool { return e.Counters().Accepted >= int64(b.N) })
+				b.StopTimer()
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "mails/s")
+				b.ReportMetric(float64(counted.n.Load()-before)/float64(b.N), "commits/mail")
+				stop()
+			})
+		})
+	}
 }
 
 func trackAll(tb testing.TB, e *fluxly.Engine, n int, make func(int) fluxly.Event) {

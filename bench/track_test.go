@@ -334,21 +334,25 @@ func TestTrackAlone(t *testing.T) {
 			p := newTrackPair(t)
 			r := rand.New(rand.NewPCG(1, 3))
 			var mine, theirs []time.Duration
+			var rows [][]bareRow
 			n := 1
-			for range rounds {
-				for range each {
+			for range rounds + 1 {
+				// One after the other, the bare program with the rows of the
+				// round before.
+				for i := range each {
 					ev := c.make(r, n)
 					n++
 					start := time.Now()
 					must(p.engine.Track(t.Context(), ev))
-					mine = append(mine, time.Since(start))
-				}
-				rows := p.reader.read()
-				for i := range rows {
-					start := time.Now()
+					middle := time.Now()
+					if rows == nil {
+						continue
+					}
 					p.bare.write(rows[i:i+1], 1)
-					theirs = append(theirs, time.Since(start))
+					mine = append(mine, middle.Sub(start))
+					theirs = append(theirs, time.Since(middle))
 				}
+				rows = p.reader.read()
 			}
 			a, b := quantile(mine, 0.5), quantile(theirs, 0.5)
 			ratio := float64(a) / float64(b)
