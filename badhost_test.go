@@ -324,7 +324,7 @@ func TestBadConditions(t *testing.T) {
 				if err := e.Track(t.Context(), opened); err == nil || !strings.Contains(err.Error(), `condition func "host"`) {
 					t.Errorf("Track: %v", err)
 				}
-				time.Sleep(2 * time.Hour)
+				pass(2 * time.Hour)
 				rows := sends(t, e)
 				for _, id := range []string{"amy", "bob"} {
 					if r := rows[id]; r == nil || r.Status != fluxly.SendAccepted {
@@ -338,7 +338,7 @@ func TestBadConditions(t *testing.T) {
 					t.Error("nobody is told")
 				}
 				mended.Store(true)
-				time.Sleep(time.Hour)
+				pass(time.Hour)
 				if r := sends(t, e)["ann"]; r == nil || r.Status != fluxly.SendAccepted {
 					t.Errorf("ann's mail after it was mended: %+v", r)
 				}
