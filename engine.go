@@ -53,7 +53,8 @@ const (
 // as .Run.Results. It is called at least once: after a crash during a call it
 // may be called again with the same in.Key, which is the key to make it
 // idempotent by. An error is tried again with growing delays, up to
-// Config.CallAttempts; a panic counts as an error.
+// Config.CallAttempts; a panic counts as an error, and so does a call that has
+// not returned soon after its ctx ended.
 type StepFunc func(ctx context.Context, in StepInput) (any, error)
 
 // StepInput is what the host's own code sees.

@@ -15,8 +15,10 @@ import (
 // other outcome is an error, best a [*DeliveryError]: its Kind decides what
 // the engine does next. An error of another type counts as [Unknown], because
 // the engine cannot know whether the mail went out. Send must not try a mail
-// again by itself once the provider may have taken it. It is called from many
-// goroutines.
+// again by itself once the provider may have taken it. It must return when ctx
+// ends; one that does not is given up on, its mail counts as Unknown, and its
+// place among Config.MaxSends stays taken until it returns. It is called from
+// many goroutines.
 type Sender interface {
 	Send(ctx context.Context, m *Message) (Receipt, error)
 }

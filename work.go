@@ -22,9 +22,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	if err := e.recover(ctx); err != nil {
-		return err
-	}
+	// What a dead process left is taken up by w.Begin: not before the store
+	// has said that nobody else works on it.
 	return e.store.Work(ctx, w)
 }
 
