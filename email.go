@@ -3,6 +3,7 @@ package fluxly
 import (
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -102,6 +103,9 @@ type Emails struct{ set *emailSet }
 // does not matter. A header between two lines of --- holds Subject and other
 // settings. _layout.html and _layout.txt surround every email in their
 // directory and below, and other names with an underscore are partials.
+//
+// Embed them by "//go:embed all:emails", with all:, because go:embed leaves
+// files whose names begin with an underscore out of a directory without a word.
 func LoadEmails(fsys fs.FS, options EmailOptions) (*Emails, error) {
 	set, problems := loadEmails(fsys, options)
 	if len(problems) > 0 {
@@ -113,7 +117,8 @@ func LoadEmails(fsys fs.FS, options EmailOptions) (*Emails, error) {
 // Names returns the names of all emails in sorted order.
 func (e *Emails) Names() []string { return e.set.names() }
 
-// Render makes one mail of a template and data, which is not changed. An
+// Render makes one mail of a template and data, which is not changed; nil is
+// no data. An
 // unknown name is [ErrNotFound]; any other error is a [*TemplateError]. The
 // same data gives the same bytes.
 func (e *Emails) Render(name string, data *EmailData) (RenderedEmail, error) {
@@ -208,6 +213,8 @@ type emailSet struct {
 	emails map[string]*email
 	sorted []string
 	utm    UTM
+	// underscored: some file is a layout or partial.
+	underscored bool
 }
 
 // has reports whether there is an email of this name.
@@ -240,6 +247,29 @@ type emailVariant struct {
 	html      *emailPart // nil when there is none
 	text      *emailPart // nil when it is made from html
 	noUTM     bool
+	// file names the variant in errors.
+	file string
+}
+
+// literals returns Postmark's literals in all parts.
+func (v *emailVariant) literals() []tmpl.Literal {
+	var all []tmpl.Literal
+	for _, p := range []*emailPart{v.subject, v.preheader, v.html, v.text} {
+		if p != nil {
+			all = append(all, p.literals...)
+		}
+	}
+	return all
+}
+
+// unsubscribes reports whether a body holds Postmark's unsubscribe link.
+func (v *emailVariant) unsubscribes() bool {
+	for _, p := range []*emailPart{v.html, v.text} {
+		if p != nil && slices.ContainsFunc(p.literals, func(l tmpl.Literal) bool { return l.Name == unsubscribeLiteral }) {
+			return true
+		}
+	}
+	return false
 }
 
 // variant chooses the language by the trait "locale", else "language": the
@@ -270,7 +300,10 @@ func (s *emailSet) render(name string, data *EmailData) (rendered, error) {
 	if e == nil {
 		return rendered{}, fmt.Errorf("email %q: %w; add %s.html to the templates%s", name, ErrNotFound, name, tmpl.Suggest(name, s.sorted))
 	}
-	d := *data
+	var d EmailData
+	if data != nil {
+		d = *data
+	}
 	d.Email = name
 	if d.Traits == nil {
 		d.Traits = d.Profile.Traits

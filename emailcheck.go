@@ -26,7 +26,11 @@ func loadEmails(fsys fs.FS, o EmailOptions) (*emailSet, []Problem) {
 	l.report(problems...)
 	l.html, l.text = l.parseAll(html), l.parseAll(text)
 	l.report(o.UTM.problems()...)
-	set := &emailSet{emails: map[string]*email{}, utm: o.UTM}
+	partial := func(f *templateFile) bool { return f.partial }
+	set := &emailSet{
+		emails: map[string]*email{}, utm: o.UTM,
+		underscored: slices.ContainsFunc(html, partial) || slices.ContainsFunc(text, partial),
+	}
 	for _, g := range l.group() {
 		if e := l.compile(g); e != nil {
 			set.emails[g.name] = e
@@ -191,7 +195,7 @@ func (l *emailLoader) compile(g *emailGroup) *email {
 // variant compiles an email in one language. Settings that it does not name
 // are those of the default.
 func (l *emailLoader) variant(e *email, src, def *emailSource) *emailVariant {
-	v := &emailVariant{lang: strings.ToLower(src.lang), settings: l.settings(src, def)}
+	v := &emailVariant{lang: strings.ToLower(src.lang), settings: l.settings(src, def), file: src.main().path}
 	v.settings.Lang = src.lang
 	for _, s := range []*emailSource{src, def} {
 		if h, _ := l.header(s, headerUTM); h != nil {
@@ -462,6 +466,9 @@ func (l *emailLoader) finish(e *email, p emailPart, trees map[string]*parse.Tree
 	used := map[string]*parse.Tree{}
 	for name := range reached {
 		used[name] = trees[name]
+	}
+	for _, name := range slices.Sorted(maps.Keys(used)) {
+		p.literals = append(p.literals, tmpl.Literals(used[name])...)
 	}
 	part, err := newEmailPart(p, used, main, l.exec)
 	if err != nil {

@@ -21,6 +21,7 @@ type emailPart struct {
 	part      string
 	file      string
 	firstLine int
+	literals  []tmpl.Literal // of all that is included, by file and line
 	exec      interface {
 		Execute(w io.Writer, data any) error
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -83,7 +84,8 @@ type Config struct {
 	From string
 	// ReplyTo is a mailbox; empty for none.
 	ReplyTo string
-	// Emails holds the templates; see [LoadEmails] for the files.
+	// Emails holds the templates; see [LoadEmails] for the files. Embed them by
+	// "//go:embed all:DIR", else their layouts are left out.
 	// EmailOptions sets how they are read.
 	Emails       fs.FS
 	EmailOptions EmailOptions
@@ -333,6 +335,7 @@ func (e *Engine) loadEmails(c *compiler) {
 	if s, ok := e.cfg.Sender.(interface{ MessageStream() string }); ok {
 		stream = s.MessageStream()
 	}
+	c.problems = append(c.problems, set.checkSender(e.cfg.Sender, stream)...)
 	for _, name := range set.names() {
 		st := set.settings(name)
 		to := st.Stream
@@ -446,14 +449,14 @@ func (e *Engine) adopt(c *compiler) error {
 func (e *Engine) adoptOne(ctx context.Context, tx Tx, c *compiler, rc RunCount) error {
 	cur := e.current[rc.Automation]
 	if cur == nil {
-		c.problem(rc.Automation, rc.Step, "automation", "is gone, but %d people are at this step; keep it, without its trigger, until they are through", rc.Count)
+		c.problem(rc.Automation, rc.Step, "automation", "is gone, but %s at this step; keep it, without its trigger, until they are through", peopleAre(rc.Count))
 		return nil
 	}
 	if _, ok := cur.at(rc.Step); !ok {
 		if _, said := cur.def.Removed[rc.Step]; !said {
-			c.problem(rc.Automation, rc.Step, "removed", "%d people are at this step, which the present version no longer has; "+
+			c.problem(rc.Automation, rc.Step, "removed", "%s at this step, which the present version no longer has; "+
 				"say in Automation.Removed[%q] where they go: MoveTo a step, End, or the zero Removal to let them finish "+
-				"on the version they started with", rc.Count, rc.Step)
+				"on the version they started with", peopleAre(rc.Count), rc.Step)
 			return nil
 		}
 	}
@@ -465,7 +468,7 @@ func (e *Engine) adoptOne(ctx context.Context, tx Tx, c *compiler, rc RunCount) 
 		return err
 	}
 	if d == nil {
-		c.problem(rc.Automation, rc.Step, "version", "%d people are in version %s, whose definition is not in the store", rc.Count, rc.Version)
+		c.problem(rc.Automation, rc.Step, "version", "%s in version %s, whose definition is not in the store", peopleAre(rc.Count), rc.Version)
 		return nil
 	}
 	var def Automation
@@ -485,6 +488,13 @@ func (e *Engine) adoptOne(ctx context.Context, tx Tx, c *compiler, rc RunCount) 
 	p.version = rc.Version
 	e.know(p)
 	return nil
+}
+
+func peopleAre(n int) string {
+	if n == 1 {
+		return "1 person is"
+	}
+	return strconv.Itoa(n) + " people are"
 }
 
 // movePeople moves or ends the runs of an old version that stand at a removed

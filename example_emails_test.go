@@ -10,7 +10,8 @@ import (
 )
 
 func ExampleLoadEmails() {
-	// In a program: //go:embed emails
+	// In a program: //go:embed all:emails
+	// (without all: the files that begin with "_" are left out).
 	templates := fstest.MapFS{
 		"_layout.html": {Data: []byte(`<html><body>{{ template "content" . }}
 <p><a href="{{{ pm:unsubscribe }}}">Unsubscribe</a></p></body></html>`)},

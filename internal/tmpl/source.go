@@ -5,6 +5,7 @@
 package tmpl
 
 import (
+	"bytes"
 	"regexp"
 	"strconv"
 	"strings"
@@ -35,6 +36,35 @@ func restore(s string) string {
 		return s
 	}
 	return markedRE.ReplaceAllString(s, "{{{ $1 }}}")
+}
+
+// Literal is one of Postmark's literals, where it stands.
+type Literal struct {
+	// Name is what stands between the braces, such as "pm:unsubscribe".
+	Name string
+	File string
+	Line int
+}
+
+// Literals returns the literals in a parsed tree that [Instrument] has not
+// prepared yet, in order.
+func Literals(t *parse.Tree) []Literal {
+	var found []Literal
+	if t == nil || t.Root == nil {
+		return nil
+	}
+	each(t.Root, func(n parse.Node) {
+		text, ok := n.(*parse.TextNode)
+		if !ok {
+			return
+		}
+		for _, m := range markedRE.FindAllSubmatchIndex(text.Text, -1) {
+			file, line := place(t, text)
+			line += bytes.Count(text.Text[:m[0]], []byte("\n"))
+			found = append(found, Literal{Name: string(text.Text[m[2]:m[3]]), File: file, Line: line})
+		}
+	})
+	return found
 }
 
 // Parse parses the templates in src: the main one under the name file, and
