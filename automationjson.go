@@ -118,13 +118,16 @@ func (a Automation) MarshalJSON() ([]byte, error) {
 // because to leave a part of an automation out would change whom it mails.
 func (a *Automation) UnmarshalJSON(b []byte) error {
 	var v struct {
-		Format int `json:"fluxly"`
+		Format *int `json:"fluxly"`
 	}
 	if err := json.Unmarshal(b, &v); err != nil {
 		return &FieldError{Field: "automation", Reason: "is not JSON: " + err.Error(), Err: err}
 	}
-	if v.Format != automationFormat {
-		return fieldErrorf("fluxly", strconv.Itoa(v.Format), "unknown format version; this program reads version %d", automationFormat)
+	if v.Format == nil {
+		return fieldErrorf("fluxly", "", "is missing: it is the version of the format, %d in this program", automationFormat)
+	}
+	if *v.Format != automationFormat {
+		return fieldErrorf("fluxly", strconv.Itoa(*v.Format), "unknown format version; this program reads version %d", automationFormat)
 	}
 	var f automationJSON
 	if err := strictJSON(b, &f); err != nil {

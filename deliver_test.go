@@ -270,7 +270,7 @@ func TestNewReportsAllMistakes(t *testing.T) {
 			{Name: "a", Where: fluxly.InSegment("b")}, {Name: "b", Where: fluxly.InSegment("a")}, {Name: "Bad Name"},
 		},
 		Automations: []fluxly.Automation{
-			{Name: "Not Good", Trigger: fluxly.On("Signed Up"), Steps: fluxly.Steps{fluxly.Send("nope"), fluxly.Wait(-1), fluxly.Do("nothing"), fluxly.Send("welcome").Then()}},
+			{Name: "Not Good", Trigger: fluxly.On("Signed Up"), Steps: fluxly.Steps{fluxly.Send("nope"), fluxly.Wait(-1), fluxly.WaitFor("", fluxly.Day), fluxly.WaitFor("Not Snake", fluxly.Day), fluxly.Do("nothing"), fluxly.Send("welcome").Then()}},
 			{Name: "empty"},
 			{Name: "twice", Steps: fluxly.Steps{fluxly.End().Named("x"), fluxly.End().Named("x")}},
 			{Name: "empty"},

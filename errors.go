@@ -45,6 +45,14 @@ func (e *FieldError) Error() string {
 	return e.Field + " " + strconv.Quote(e.Value) + ": " + e.Reason
 }
 
+// about is the value and the reason, for where the field is named already.
+func (e *FieldError) about() string {
+	if e.Value == "" {
+		return e.Reason
+	}
+	return strconv.Quote(e.Value) + ": " + e.Reason
+}
+
 // Unwrap returns the cause.
 func (e *FieldError) Unwrap() error { return e.Err }
 

@@ -127,6 +127,6 @@ func ExampleEngine_Explain() {
 	}
 	// Output:
 	// user_1 in trial: not entered: "signed_up" came at 2026-03-02T09:00:00Z, but prop plan is "trial" does not hold (found "free")
-	// user_2 in trial: entered 2026-03-02T09:00:00Z, 0 mails sent, not sent "welcome": no_address; completed at 2026-03-02T09:00:00Z (completed)
+	// user_2 in trial: entered 2026-03-02T09:00:00Z, 0 mails sent, not sent "welcome": no_address; completed at 2026-03-02T09:00:00Z
 	// user_3 in trial: nobody has this id; no event of this person was tracked
 }

@@ -28,12 +28,13 @@ const (
 // PostmarkConfig is what [NewPostmark] needs. It prints without the token.
 type PostmarkConfig struct {
 	// ServerToken is the Server API token, from the API Tokens tab of the
-	// server. An account token cannot send.
+	// server. An account token cannot send. With "POSTMARK_API_TEST" Postmark
+	// checks each request and sends nothing.
 	ServerToken string `json:"-"`
-	// MessageStream is the id of the stream for messages that name none.
-	// Lifecycle mail belongs on a Broadcast stream. When it is empty, each
-	// message must name its own: fluxly never leaves the choice to Postmark,
-	// which would take the default transactional stream.
+	// MessageStream is the id of the stream for messages that name none, such
+	// as "lifecycle-production". It is required, because Postmark sends mail
+	// that names none on the transactional stream "outbound", where lifecycle
+	// mail does not belong; name "outbound" to mean it.
 	MessageStream string
 	// Transactional says that MessageStream is meant to be a transactional
 	// one; [Postmark.Verify] refuses it otherwise.
@@ -98,13 +99,14 @@ var (
 // [Postmark.Verify] for a check against Postmark itself. The error is a
 // [*FieldError] and never holds the token.
 func NewPostmark(cfg PostmarkConfig) (*Postmark, error) {
-	if cfg.MessageStream != "" {
-		if err := checkStreamID(cfg.MessageStream); err != nil {
-			return nil, err
-		}
-	}
 	api, err := newPostmarkAPI(cfg)
 	if err != nil {
+		return nil, err
+	}
+	if cfg.MessageStream == "" {
+		return nil, errNoStream()
+	}
+	if err := checkStreamID(cfg.MessageStream); err != nil {
 		return nil, err
 	}
 	return &Postmark{api: api, stream: cfg.MessageStream, transactional: cfg.Transactional}, nil
@@ -267,7 +269,7 @@ func (p *Postmark) Server(ctx context.Context) (PostmarkServer, error) {
 // refused or was not reached, and a [*FieldError] when the stream is wrong.
 func (p *Postmark) Verify(ctx context.Context) error {
 	server, err := p.api.server(ctx)
-	if err != nil || p.stream == "" {
+	if err != nil {
 		return err
 	}
 	return server.checkStream(p.stream, p.transactional)
@@ -311,9 +313,7 @@ func (p *Postmark) encode(m *Message) ([]byte, error) {
 		out.ReplyTo = mail.ReplyTo.String()
 	}
 	if out.MessageStream == "" {
-		if out.MessageStream = p.stream; out.MessageStream == "" {
-			return nil, fieldErrorf("stream", "", "neither the message nor the sender names a Message Stream; set MessageStream in PostmarkConfig")
-		}
+		out.MessageStream = p.stream
 	}
 	if m.SendKey != "" || len(m.Metadata) > 0 {
 		out.Metadata = make(map[string]string, len(m.Metadata)+1)

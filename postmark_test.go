@@ -456,9 +456,8 @@ func TestPostmarkNotSent(t *testing.T) {
 	t.Run("refused before the wire", func(t *testing.T) {
 		t.Parallel()
 		f := newFakePostmark(t, postmarkAnswer(200, okReply))
-		p := f.sender(t, func(c *PostmarkConfig) { c.MessageStream = "" })
+		p := f.sender(t)
 		for name, change := range map[string]func(*Message){
-			"no stream":    func(m *Message) { m.Stream = "" },
 			"to":           func(m *Message) { m.To = "a@x.example, b@x.example" },
 			"not UTF-8":    func(m *Message) { m.Text = "\xff" },
 			"10 MB":        func(m *Message) { m.Text = strings.Repeat("\x01", 4_000_000) },
@@ -688,7 +687,6 @@ func TestPostmarkVerify(t *testing.T) {
 		"not there":                 {stream: "nope", want: "lifecycle (Broadcasts)"},
 		"inbound":                   {stream: "inbound", want: "cannot send"},
 		"archived":                  {stream: "old", want: "archived"},
-		"left to the messages":      {stream: ""},
 		"the token is not accepted": {stream: "lifecycle", want: "account token"},
 	}
 	for name, tt := range tests {
@@ -742,6 +740,9 @@ func TestNewPostmarkRefuses(t *testing.T) {
 		"no token":        {func(c *PostmarkConfig) { c.ServerToken = "" }, "ServerToken"},
 		"line end":        {func(c *PostmarkConfig) { c.ServerToken += "\n" }, "ServerToken"},
 		"SMTP token":      {func(c *PostmarkConfig) { c.ServerToken = "PM-B-broadcast-x" }, "ServerToken"},
+		"no token shape":  {func(c *PostmarkConfig) { c.ServerToken = "1111SECRET" }, "ServerToken"},
+		"GetFluxly token": {func(c *PostmarkConfig) { c.ServerToken = "gflux_secret_live_1111" }, "ServerToken"},
+		"no stream":       {func(c *PostmarkConfig) { c.MessageStream = "" }, "MessageStream"},
 		"stream":          {func(c *PostmarkConfig) { c.MessageStream = "My Stream" }, "stream"},
 		"plain http":      {func(c *PostmarkConfig) { c.BaseURL = "http://api.postmarkapp.com" }, "BaseURL"},
 		"no host":         {func(c *PostmarkConfig) { c.BaseURL = "api.postmarkapp.com" }, "BaseURL"},
@@ -760,6 +761,18 @@ func TestNewPostmarkRefuses(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// Postmark's token for trying out, which is no GUID, is taken.
+func TestNewPostmarkTakesTryToken(t *testing.T) {
+	t.Parallel()
+	p, err := NewPostmark(PostmarkConfig{ServerToken: "POSTMARK_API_TEST", MessageStream: "lifecycle"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -106,6 +106,22 @@ func newPostmarkAPI(cfg PostmarkConfig) (*postmarkAPI, error) {
 	return a, nil
 }
 
+// postmarkTryToken is a token with which Postmark checks requests and sends
+// nothing: https://postmarkapp.com/developer/api/overview#authentication
+const postmarkTryToken = "POSTMARK_API_TEST" //nolint:gosec // the same for everybody
+
+// errNoServerToken says what a server token looks like.
+func errNoServerToken(field string) error {
+	return fieldErrorf(field, "", "is no Postmark server token: 36 characters such as xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx, "+
+		"from the API Tokens tab of the server")
+}
+
+// errNoStream says why a stream must be named.
+func errNoStream() error {
+	return fieldErrorf("MessageStream", "", "is empty; mail that names no stream goes out on Postmark's default transactional stream outbound, "+
+		"where lifecycle mail hurts the delivery of receipts and password resets; give the id of a Broadcast stream, such as lifecycle-production")
+}
+
 // checkPostmarkToken refuses what cannot be a server token; the value stays
 // out of the error.
 func checkPostmarkToken(field, token string) error {
@@ -119,6 +135,9 @@ func checkPostmarkToken(field, token string) error {
 	}
 	if strings.HasPrefix(token, "PM-") {
 		return fieldErrorf(field, "", "looks like the access key of an SMTP token, which works over SMTP only; take the Server API token")
+	}
+	if token != postmarkTryToken && !isGUID(token) {
+		return errNoServerToken(field)
 	}
 	return nil
 }

@@ -418,7 +418,7 @@ func (c *compiler) step(def Automation, id string, s *Step) {
 		}
 	case StepWaitFor:
 		if err := checkName(s.Event); err != nil {
-			bad("event", "%v", err)
+			bad("event", "%s", err.about())
 		}
 		if s.Duration <= 0 {
 			bad("timeout", "the duration %s must be positive", s.Duration)

@@ -280,7 +280,11 @@ func (w *Why) describeRun() string {
 		case SendQueued, SendSending:
 		}
 	}
-	fmt.Fprintf(&b, "entered %s, %d mails sent", w.Run.StartedAt.Format(time.RFC3339), sent)
+	mails := "mails"
+	if sent == 1 {
+		mails = "mail"
+	}
+	fmt.Fprintf(&b, "entered %s, %d %s sent", w.Run.StartedAt.Format(time.RFC3339), sent, mails)
 	if len(stopped) > 0 {
 		b.WriteString(", not sent " + strings.Join(stopped, ", "))
 	}
@@ -291,7 +295,10 @@ func (w *Why) describeRun() string {
 			b.WriteString(" until " + w.Run.WakeAt.Format(time.RFC3339))
 		}
 	case RunCompleted, RunExited, RunFailed:
-		fmt.Fprintf(&b, "; %s at %s (%s)", w.Run.Status, w.Run.EndedAt.Format(time.RFC3339), w.Run.Reason)
+		fmt.Fprintf(&b, "; %s at %s", w.Run.Status, w.Run.EndedAt.Format(time.RFC3339))
+		if w.Run.Reason != "" && w.Run.Reason != string(w.Run.Status) {
+			fmt.Fprintf(&b, " (%s)", w.Run.Reason)
+		}
 	}
 	return b.String()
 }

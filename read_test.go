@@ -1,6 +1,9 @@
 package fluxly
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 func TestWhyNot(t *testing.T) {
 	t.Parallel()
@@ -20,5 +23,26 @@ func TestWhyNot(t *testing.T) {
 		if got := whyNot(tt.x); got != tt.want {
 			t.Errorf("%+v: %s, want %s", tt.x, got, tt.want)
 		}
+	}
+}
+
+func TestDescribeRun(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+	sent := &SendRecord{Status: SendAccepted}
+	for _, tt := range []struct {
+		why  Why
+		want string
+	}{
+		{Why{Run: &Run{StartedAt: at, EndedAt: at, Status: RunCompleted, Reason: "completed"}}, "entered 2026-03-02T09:00:00Z, 0 mails sent; completed at 2026-03-02T09:00:00Z"},
+		{Why{Run: &Run{StartedAt: at, EndedAt: at, Status: RunExited, Reason: "date"}, Mails: []*SendRecord{sent}}, "entered 2026-03-02T09:00:00Z, 1 mail sent; exited at 2026-03-02T09:00:00Z (date)"},
+		{Why{Run: &Run{StartedAt: at, Status: RunLive, Step: "w"}, Mails: []*SendRecord{sent, sent}}, "entered 2026-03-02T09:00:00Z, 2 mails sent; now at step \"w\""},
+	} {
+		if got := tt.why.describeRun(); got != tt.want {
+			t.Errorf("%s\nwant %s", got, tt.want)
+		}
+	}
+	if one, two := peopleAre(1), peopleAre(2); one != "1 person is" || two != "2 people are" {
+		t.Error(one, two)
 	}
 }

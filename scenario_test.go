@@ -827,4 +827,7 @@ func TestD8JSONRoundTrip(t *testing.T) {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
+	if err := back.UnmarshalJSON([]byte(`{"name":"x","steps":[]}`)); err == nil || !strings.Contains(err.Error(), "fluxly: is missing") {
+		t.Errorf("no format version: %v", err)
+	}
 }

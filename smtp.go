@@ -154,8 +154,9 @@ var (
 
 // NewSMTP returns a sender for a mail relay other than Postmark. It dials at
 // the first [SMTPSender.Send] or [SMTPSender.Verify]. The message's Stream,
-// Tag, Metadata and tracking are Postmark's and not written. The error is a
-// [*FieldError].
+// Tag, Metadata and tracking are Postmark's and not written, and nobody puts an
+// address in place of {{{ pm:unsubscribe }}}, so [New] refuses templates with
+// it. The error is a [*FieldError].
 func NewSMTP(cfg SMTPConfig) (*SMTPSender, error) {
 	if isPostmarkHost(cfg.Host) {
 		return nil, fieldErrorf("Host", cfg.Host, "is Postmark's: use NewPostmarkSMTP, which names the Message Stream; "+

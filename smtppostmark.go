@@ -178,12 +178,10 @@ func (c *PostmarkSMTPConfig) checkServerToken() error {
 		return fieldErrorf("ServerToken", "", "looks like the access key of an SMTP token; give it as AccessKey, with its SecretKey")
 	}
 	if !isGUID(c.ServerToken) {
-		return fieldErrorf("ServerToken", "", "is no Postmark server token: 36 characters such as xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx, "+
-			"from the API Tokens tab of the server")
+		return errNoServerToken("ServerToken")
 	}
 	if c.MessageStream == "" {
-		return fieldErrorf("MessageStream", "", "is empty; mail that names no stream goes out on Postmark's default transactional stream outbound, "+
-			"where lifecycle mail hurts the delivery of receipts and password resets; give the id of a Broadcast stream, such as lifecycle-production")
+		return errNoStream()
 	}
 	return nil
 }

@@ -9,9 +9,9 @@ import (
 // segment memberships, runs with their timers and waits, the send log with the
 // queue of mails, suppressions and definitions.
 //
-// There are three: [NewMemoryStore] for tests, package sqlite for one process,
-// package postgres for many. The suite fluxlytest.TestStore is the contract;
-// a store of your own passes it.
+// There are two: [NewMemoryStore] for tests, and package sqlite, a file for one
+// process at a time. The suite fluxlytest.TestStore is the contract; a store of
+// your own passes it.
 //
 // All methods may be called from many goroutines.
 type Store interface {
@@ -85,8 +85,7 @@ type Work struct {
 //
 // Values handed out belong to the caller, who may change them; values handed
 // in are not kept. Methods that look up one thing return nil without an error
-// when there is none. Times keep nanoseconds and come back in UTC (except the
-// Timestamp of an event inside Body, which keeps its zone); a time that is not
+// when there is none. Times keep nanoseconds and come back in UTC; a time that is not
 // zero lies in the years 1678 to 9999, else it may be refused. Values inside
 // Properties, Traits, Results and Detail come back in their canonical form. An
 // empty list or map comes back nil, except the Traits of a profile, which are

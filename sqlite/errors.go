@@ -14,8 +14,8 @@ import (
 // Sentinels for what a program may want to tell apart; test with [errors.Is].
 var (
 	// ErrInUse: another process, or another Store in this one, has the file
-	// open. One process at a time works on a file; several processes need
-	// package postgres.
+	// open. One process at a time works on a file: let one process hold the
+	// engine and the others hand it their events, as by fluxlyhttp.Intake.
 	ErrInUse = errors.New("store file is in use")
 	// ErrNewerVersion: the file was written by a newer fluxly.
 	ErrNewerVersion = errors.New("store file is from a newer version of fluxly")

@@ -126,7 +126,7 @@ func (s *Store) acquire() error {
 		if pid, err := os.ReadFile(name); err == nil && len(pid) > 0 && len(pid) < 20 {
 			holder = "process " + strings.TrimSpace(string(pid))
 		}
-		return refuse(s.path, ErrInUse, nil, "%s has it open; stop that process, or use package postgres for several", holder)
+		return refuse(s.path, ErrInUse, nil, "%s has it open; one process at a time works on a file, so stop that one, or give this one a file of its own", holder)
 	}
 	// For the error message of others alone, so it may fail.
 	_ = os.WriteFile(name, strconv.AppendInt(nil, int64(os.Getpid()), 10), 0o600)
