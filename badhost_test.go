@@ -517,3 +517,27 @@ func TestSuppressionOfAnAddressWithAName(t *testing.T) {
 		k.WantNotSent("u1", "welcome", fluxly.ReasonSuppressed)
 	}
 }
+
+// A run that stands where its version has no step, as after an import or a
+// restored backup, does not keep the engine busy, nor the others waiting.
+func TestRunAtNoStep(t *testing.T) {
+	t.Parallel()
+	for name, pending := range map[string]fluxly.Pending{"waiting": "", "at a call": fluxly.PendingCall} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := fluxlytest.New(t, one("w", fluxly.On("signed_up"), fluxly.Wait(time.Hour), fluxly.Send("welcome")))
+			k.Track(event("signed_up", "u1", nil))
+			k.Track(event("signed_up", "u2", nil))
+			lost := runOf(t, k.Engine, "u1")
+			lost.Step, lost.Pending, lost.WakeAt = "ghost", pending, fluxlytest.Start
+			if err := k.Store.Update(t.Context(), func(tx fluxly.Tx) error { return tx.PutRun(t.Context(), lost) }); err != nil {
+				t.Fatal(err)
+			}
+			k.Advance(2 * time.Hour)
+			k.WantSent("u2", "welcome")
+			if r := runOf(t, k.Engine, "u1"); r.Status != fluxly.RunFailed {
+				t.Errorf("the run is %s at %s", r.Status, r.Step)
+			}
+		})
+	}
+}

@@ -299,14 +299,14 @@ func (e *Engine) claimCall(ctx context.Context, runID string) (in StepInput, fn 
 		if err != nil {
 			return err
 		}
-		if p == nil || prof == nil {
+		i, ok := 0, false
+		if p != nil {
+			i, ok = p.at(r.Step)
+		}
+		if !ok || prof == nil {
 			s := e.session(ctx, tx, now, runOrigin(r))
 			s.profile = prof
 			return s.end(r, RunFailed, endLost)
-		}
-		i, ok := p.at(r.Step)
-		if !ok {
-			return nil
 		}
 		r.WakeAt = now.Add(2 * e.cfg.CallTimeout)
 		if err := tx.PutRun(ctx, r); err != nil {
