@@ -122,6 +122,7 @@ func await(ok func() bool) {
 
 // engineStores are the stores on which the open figures are taken.
 func engineStores(b *testing.B, run func(b *testing.B, store fluxly.Store)) {
+	b.Helper()
 	b.Run("sqlite", func(b *testing.B) { run(b, openSQLite(b, filepath.Join(b.TempDir(), "fluxly.db"))) })
 	b.Run("memory", func(b *testing.B) { run(b, fluxly.NewMemoryStore()) })
 }

@@ -225,6 +225,7 @@ func newTrackPair(tb testing.TB) *trackPair {
 // track tracks events from many goroutines and returns how long it took, and
 // how many events shared a commit on average.
 func (p *trackPair) track(tb testing.TB, events []fluxly.Event) (time.Duration, float64) {
+	tb.Helper()
 	before := p.store.n.Load()
 	var wg sync.WaitGroup
 	start := time.Now()
