@@ -42,6 +42,7 @@ const (
 	causeMail
 	causeCall
 	causeMove
+	causeReplan
 )
 
 // facts is what a decision may look at besides the run.
@@ -140,6 +141,10 @@ func decide(p *program, run *Run, c cause, now time.Time, f facts) effects {
 		d.called(c)
 	case causeMove:
 		d.moved()
+	case causeReplan:
+		if _, n := d.here(); run.Pending == PendingDate && n.step.Date.isTrait() {
+			d.plan(n, true)
+		}
 	}
 	if d.err == nil {
 		d.armWaits()
@@ -391,6 +396,11 @@ func (d *decision) plan(n *node, again bool) (waits bool) {
 	var at time.Time
 	if ok {
 		at, ok = value.Time(v)
+	}
+	if ok {
+		// A date that nobody will live to see is none, and cannot be stored.
+		year := at.Add(n.step.Duration).Year()
+		ok = year >= 1 && year < 9999
 	}
 	rule, code := n.step.Missing, logDateNone
 	if ok {

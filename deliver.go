@@ -630,7 +630,7 @@ func (e *Engine) Settle(ctx context.Context, key string, sent bool) error {
 			return err
 		}
 		if m == nil || m.Status != SendUnknown {
-			return fmt.Errorf("settle: there is no mail of unknown outcome with the key %q: %w", clip(key, 80), ErrNotFound)
+			return refuse(fmt.Errorf("settle: there is no mail of unknown outcome with the key %q: %w", clip(key, 80), ErrNotFound))
 		}
 		if sent {
 			return e.settleIn(ctx, tx, m, SendAccepted, ReasonSettled, "", Receipt{})

@@ -3,7 +3,6 @@ package fluxly
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -453,7 +452,11 @@ func (e *Engine) adoptOne(ctx context.Context, tx Tx, c *compiler, rc RunCount) 
 		return nil
 	}
 	if _, ok := cur.at(rc.Step); !ok {
-		if _, said := cur.def.Removed[rc.Step]; !said {
+		rm, said := cur.def.Removed[rc.Step]
+		if said && (rm.End || rm.MoveTo != "") {
+			return nil // nobody stays on the old version here, so it need not work
+		}
+		if !said {
 			c.problem(rc.Automation, rc.Step, "removed", "%s at this step, which the present version no longer has; "+
 				"say in Automation.Removed[%q] where they go: MoveTo a step, End, or the zero Removal to let them finish "+
 				"on the version they started with", peopleAre(rc.Count), rc.Step)
@@ -509,7 +512,11 @@ func (e *Engine) movePeople(ctx context.Context, rc RunCount, p *program, rm Rem
 				return err
 			}
 			for _, r := range runs {
-				if r.Version != rc.Version {
+				// Read again: the move of one run may have changed another.
+				if r, err = tx.Run(ctx, r.ID); err != nil {
+					return err
+				}
+				if r == nil || r.Status != RunLive || r.Version != rc.Version || r.Step != rc.Step {
 					continue
 				}
 				s, err := e.open(ctx, tx, now, r.ProfileID, runOrigin(r))
@@ -537,8 +544,12 @@ func (e *Engine) movePeople(ctx context.Context, rc RunCount, p *program, rm Rem
 func (e *Engine) commit(ctx context.Context, batch []write) []error {
 	errs := make([]error, len(batch))
 	err := e.guardedUpdate(ctx, func(tx Tx) error {
+		shared, err := e.share(ctx, tx)
+		if err != nil {
+			return err
+		}
 		for i := range batch {
-			errs[i] = protect(func() error { return batch[i].fn(ctx, tx) })
+			errs[i] = protect(func() error { return batch[i].fn(ctx, shared) })
 			if errs[i] != nil && !refusal(errs[i]) {
 				return errs[i]
 			}
@@ -554,7 +565,11 @@ func (e *Engine) commit(ctx context.Context, batch []write) []error {
 	}
 	for i := range batch {
 		errs[i] = e.guardedUpdate(ctx, func(tx Tx) error {
-			return protect(func() error { return batch[i].fn(ctx, tx) })
+			shared, err := e.share(ctx, tx)
+			if err != nil {
+				return err
+			}
+			return protect(func() error { return batch[i].fn(ctx, shared) })
 		})
 	}
 	return errs
@@ -566,13 +581,19 @@ func (e *Engine) guardedUpdate(ctx context.Context, fn func(Tx) error) error {
 	return protect(func() error { return e.store.Update(ctx, fn) })
 }
 
-// refusal reports whether err says no to an input before anything was
-// written.
+// refusedError says no to an input before anything was written for it, so the
+// transaction of the others may go on. No other error may be taken for one,
+// whatever it wraps: it can come in the middle.
+type refusedError struct{ err error }
+
+func refuse(err error) error { return &refusedError{err} }
+
+func (r *refusedError) Error() string { return r.err.Error() }
+func (r *refusedError) Unwrap() error { return r.err }
+
 func refusal(err error) bool {
-	if _, ok := errors.AsType[*hostError](err); ok {
-		return false // it comes in the middle, whatever it wraps
-	}
-	return errors.Is(err, ErrInvalid) || errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound)
+	_, ok := err.(*refusedError) //nolint:errorlint // one inside another error is not one
+	return ok
 }
 
 // protect turns a panic of host code (a condition, a store) into an error, so

@@ -121,6 +121,16 @@ func (c *compiler) compileSegments(defs []Segment) *segmentSet {
 	return set
 }
 
+// byName finds a segment; nil when there is none of the name.
+func (set *segmentSet) byName(name string) *compiledSegment {
+	for i := range set.list {
+		if set.list[i].name == name {
+			return &set.list[i]
+		}
+	}
+	return nil
+}
+
 // recheckSegments brings the memberships up to date that a signal concerns;
 // an empty signal means all. With announce, moves happen to automations.
 func (s *session) recheckSegments(signal string, announce bool, depth int) error {
@@ -166,7 +176,7 @@ func (s *session) recheck(seg *compiledSegment, announce bool, depth int) error 
 	}
 	m.Member, m.CheckAt = member, next
 	if moved {
-		m.Since = s.now
+		m.Since = s.at
 	}
 	if err := s.tx.PutMembership(s.ctx, m); err != nil {
 		return err

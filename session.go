@@ -42,6 +42,10 @@ type session struct {
 
 	members map[string]*Membership
 	ruleEnv ruleEnv
+	// started counts the runs that followed from others, and written are the
+	// runs that were written since the last look.
+	started int
+	written []*Run
 	// answers are those of the host's own code in the present ruleEnv.
 	answers map[string]bool
 }
@@ -81,7 +85,8 @@ func (s *session) happen(h happening) {
 	h.at = s.origin
 	if h.event == nil {
 		s.n++
-		h.at += "#" + strconv.Itoa(s.n)
+		// Behind a character that no message id may hold.
+		h.at += "\x00" + strconv.Itoa(s.n)
 	}
 	s.queue = append(s.queue, h)
 }
@@ -120,7 +125,6 @@ func (s *session) merge(found []*Profile) error {
 			return err
 		}
 		s.profile.absorb(other)
-		s.profile.CreatedAt = earlier(s.profile.CreatedAt, other.CreatedAt)
 		s.dirty = true
 		s.e.counters.merges.Add(1)
 		// What two known people did apart was acted on already. The history of
@@ -133,14 +137,23 @@ func (s *session) merge(found []*Profile) error {
 			return err
 		}
 	}
-	return nil
+	return s.replan()
 }
 
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
+// replan lets the waits until a date follow the traits of a merged profile.
+func (s *session) replan() error {
+	runs, err := s.tx.LiveRuns(s.ctx, s.profile.ID, "", time.Time{})
+	if err != nil {
+		return err
 	}
-	return a
+	for _, r := range runs {
+		if r.Pending == PendingDate {
+			if err := s.decide(r, cause{kind: causeReplan}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func byStart(a, b *Run) int {
@@ -205,13 +218,13 @@ func (s *session) work(h happening) error {
 			return err
 		}
 	}
-	occurred := s.now
+	occurred := s.at
 	props := h.props
 	if h.event != nil {
 		occurred, props = h.event.OccurredAt, h.event.Properties
 	}
 	if s.e.awaited[h.signal] {
-		runs, err := s.fireOverdue(h.signal)
+		runs, err := s.tx.LiveRuns(s.ctx, s.profile.ID, h.signal, time.Time{})
 		if err != nil {
 			return err
 		}
@@ -241,33 +254,6 @@ func (s *session) work(h happening) error {
 		}
 	}
 	return nil
-}
-
-// fireOverdue fires the timers that were due before now of runs that may
-// otherwise see the signal first, in order of their time. It returns the runs
-// that want to see the signal then.
-func (s *session) fireOverdue(signal string) ([]*Run, error) {
-	for {
-		runs, err := s.tx.LiveRuns(s.ctx, s.profile.ID, signal, s.now)
-		if err != nil {
-			return nil, err
-		}
-		var first *Run
-		for _, r := range runs {
-			if r.WakeAt.IsZero() || !r.WakeAt.Before(s.now) || r.Pending == PendingCall {
-				continue
-			}
-			if first == nil || cmp.Or(r.WakeAt.Compare(first.WakeAt), byStart(r, first)) < 0 {
-				first = r
-			}
-		}
-		if first == nil {
-			return slices.DeleteFunc(runs, func(r *Run) bool { return !slices.Contains(r.Waits, signal) }), nil
-		}
-		if err := s.decide(first, cause{kind: causeTimer}); err != nil {
-			return nil, err
-		}
-	}
 }
 
 // entry is what a run starts from.
@@ -304,17 +290,38 @@ func (s *session) startRun(p *program, en entry) (run *Run, existed bool, err er
 		case "", "once":
 			refused = true
 		case "after":
-			refused = refused || s.now.Sub(last.StartedAt) < p.def.ReEntry.After
+			refused = refused || s.at.Sub(last.StartedAt) < p.def.ReEntry.After
 		}
 		if refused {
 			s.e.counters.reentryRefused.Add(1)
 			return last, true, nil
 		}
 	}
+	if last != nil && last.Status != RunLive {
+		// After a merge the run that started last need not be the live one.
+		live, err := s.tx.LiveRuns(s.ctx, s.profile.ID, "", time.Time{})
+		if err != nil {
+			return nil, false, err
+		}
+		for _, r := range live {
+			if r.Automation == p.def.Name && r.Key == en.key {
+				s.e.counters.reentryRefused.Add(1)
+				return r, true, nil
+			}
+		}
+	}
+	if en.depth > 0 {
+		if s.started++; s.started > maxFollowing {
+			// Nothing is stored of what goes beyond, or it would be without end.
+			s.e.cfg.Logger.Error("automations start one another without end", "automation", p.def.Name, "in one call", s.started)
+			s.e.counters.tooDeep.Add(1)
+			return nil, false, nil
+		}
+	}
 	r := &Run{
 		ID:         runID(p.def.Name, s.profile.ID, en.key, en.messageID),
 		Automation: p.def.Name, Version: p.version, ProfileID: s.profile.ID, Key: en.key,
-		Status: RunLive, StartedAt: s.now, EntrySeq: en.seq, Depth: en.depth,
+		Status: RunLive, StartedAt: s.at, EntrySeq: en.seq, Depth: en.depth,
 		Entry: EntryEvent{Name: en.name, MessageID: en.messageID, Properties: en.props, OccurredAt: en.occurred},
 	}
 	if last != nil && last.ID == r.ID {
@@ -336,6 +343,10 @@ func (s *session) startRun(p *program, en entry) (run *Run, existed bool, err er
 	}
 	return r, false, s.decide(r, cause{kind: causeStart})
 }
+
+// maxFollowing is how many runs one call may start by the traits that other
+// runs set.
+const maxFollowing = 100
 
 // endTooDeep: automations that set traits started one another more than
 // Config.MaxDepth times in a chain.
@@ -362,13 +373,6 @@ func (s *session) decide(r *Run, c cause) error {
 	if p == nil {
 		return s.end(r, RunFailed, endLost)
 	}
-	// A timer that is fired late decides for its own instant, so that an
-	// engine that was down decides as one that was up, and a wait that follows
-	// is not longer for it.
-	if c.kind == causeTimer && !r.WakeAt.IsZero() && r.WakeAt.Before(s.now) {
-		s.at = r.WakeAt
-		defer func() { s.at = s.now }()
-	}
 	return s.apply(r, decide(p, r, c, s.at, s))
 }
 
@@ -388,6 +392,7 @@ func (s *session) apply(r *Run, fx effects) error {
 	if err := s.tx.PutRun(s.ctx, r); err != nil {
 		return err
 	}
+	s.written = append(s.written, r)
 	if len(fx.log) > 0 {
 		if err := s.tx.AppendLog(s.ctx, fx.log); err != nil {
 			return err
@@ -427,8 +432,8 @@ func (s *session) cancelMail(key, reason string) error {
 
 // end ends a run from outside of its steps.
 func (s *session) end(r *Run, status RunStatus, reason string) error {
-	d := &decision{run: r, now: s.now, f: s}
-	r.UpdatedAt = s.now
+	d := &decision{run: r, now: s.at, f: s}
+	r.UpdatedAt = s.at
 	d.finish(status, reason, nil)
 	return s.apply(r, d.effects)
 }

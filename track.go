@@ -61,9 +61,9 @@ func (e *Engine) track(ctx context.Context, ev *Event) error {
 	}
 	digest := ev.digest()
 	err := e.update(ctx, func(ctx context.Context, tx Tx) error {
-		now := e.now()
+		now := e.clockOf(tx)
 		if !ev.Timestamp.IsZero() && ev.Timestamp.After(now.Add(maxSkew)) {
-			return fieldErrorf("timestamp", ev.Timestamp.Format(time.RFC3339), "is more than %s ahead of the clock", maxSkew)
+			return refuse(fieldErrorf("timestamp", ev.Timestamp.Format(time.RFC3339), "is more than %s ahead of the clock", maxSkew))
 		}
 		return e.record(ctx, tx, ev, digest, now)
 	})
@@ -83,6 +83,9 @@ func (e *Engine) record(ctx context.Context, tx Tx, ev *Event, digest [32]byte, 
 	ids := ev.identifiers()
 	found, err := tx.FindProfiles(ctx, ids)
 	if err != nil {
+		return err
+	}
+	if err := e.catchUp(ctx, tx, found); err != nil {
 		return err
 	}
 	s := e.session(ctx, tx, now, ev.MessageID)
@@ -109,7 +112,7 @@ func (e *Engine) record(ctx context.Context, tx Tx, ev *Event, digest [32]byte, 
 	if duplicate {
 		if known != digest {
 			e.counters.conflicts.Add(1)
-			return fmt.Errorf("event %q: message_id %q: %w", ev.Name, clip(ev.MessageID, 64), ErrConflict)
+			return refuse(fmt.Errorf("event %q: message_id %q: %w", ev.Name, clip(ev.MessageID, 64), ErrConflict))
 		}
 		e.counters.duplicates.Add(1)
 		return nil
@@ -143,7 +146,7 @@ func (e *Engine) Alias(ctx context.Context, a Alias) error {
 		return err
 	}
 	return e.update(ctx, func(ctx context.Context, tx Tx) error {
-		now := e.now()
+		now := e.clockOf(tx)
 		source := Identifier{AnonymousID, a.AnonymousID}
 		if a.PreviousID != "" {
 			source = Identifier{ExternalID, a.PreviousID}
@@ -155,6 +158,13 @@ func (e *Engine) Alias(ctx context.Context, a Alias) error {
 		from, err := firstProfile(ctx, tx, source)
 		if err != nil {
 			return err
+		}
+		for _, p := range []*Profile{target, from} {
+			if p != nil {
+				if err := e.catchUp(ctx, tx, []*Profile{p}); err != nil {
+					return err
+				}
+			}
 		}
 		s := e.session(ctx, tx, now, "alias:"+a.UserID+"@"+now.Format(time.RFC3339Nano))
 		switch {
@@ -218,9 +228,9 @@ func (e *Engine) Erase(ctx context.Context, er Erasure) error {
 			return err
 		}
 		if len(found) == 0 {
-			return fmt.Errorf("erase: nobody has the id %q: %w", clip(er.ID, 64), ErrNotFound)
+			return refuse(fmt.Errorf("erase: nobody has the id %q: %w", clip(er.ID, 64), ErrNotFound))
 		}
-		now := e.now()
+		now := e.clockOf(tx)
 		rec := &ErasureRecord{
 			ID: deriveID("era_", newMessageID()), Reason: er.Reason, RequestID: er.RequestID, At: now, Profiles: len(found),
 		}
@@ -306,9 +316,12 @@ func (e *Engine) Enroll(ctx context.Context, en Enrollment) (Enrolled, error) {
 	var out Enrolled
 	err := e.update(ctx, func(ctx context.Context, tx Tx) error {
 		out = Enrolled{}
-		now := e.now()
+		now := e.clockOf(tx)
 		found, err := tx.FindProfiles(ctx, ev.identifiers())
 		if err != nil {
+			return err
+		}
+		if err := e.catchUp(ctx, tx, found); err != nil {
 			return err
 		}
 		s := e.session(ctx, tx, now, ev.MessageID)
@@ -334,7 +347,7 @@ func (e *Engine) Enroll(ctx context.Context, en Enrollment) (Enrolled, error) {
 		}
 		if duplicate {
 			if known != digest {
-				return fmt.Errorf("enroll: message_id %q: %w", clip(ev.MessageID, 64), ErrConflict)
+				return refuse(fmt.Errorf("enroll: message_id %q: %w", clip(ev.MessageID, 64), ErrConflict))
 			}
 			out = Enrolled{RunID: runID(en.Automation, s.profile.ID, en.Key, ev.MessageID), Existed: true}
 			return nil
@@ -397,9 +410,9 @@ func (e *Engine) changeProfile(ctx context.Context, id string, change func(*Prof
 			return err
 		}
 		if len(found) == 0 {
-			return fmt.Errorf("nobody has the id %q: %w", clip(id, 64), ErrNotFound)
+			return refuse(fmt.Errorf("nobody has the id %q: %w", clip(id, 64), ErrNotFound))
 		}
-		now := e.now()
+		now := e.clockOf(tx)
 		for _, p := range found {
 			if change(p, now) {
 				p.UpdatedAt = now

@@ -167,7 +167,7 @@ func (w *worker) do(ctx context.Context, kind WorkKind, batch []Work) error {
 	case WorkWake:
 		return w.each(ctx, batch, func(ctx context.Context, tx Tx, x Work) error { return w.e.wake(ctx, tx, x.ID) })
 	case WorkSegment:
-		return w.each(ctx, batch, func(ctx context.Context, tx Tx, x Work) error { return w.e.wakeSegment(ctx, tx, x.ID, x.Segment) })
+		return w.each(ctx, batch, func(ctx context.Context, tx Tx, x Work) error { return w.e.wakeSegment(ctx, tx, x.ID) })
 	case WorkCall:
 		return w.callAll(ctx, batch)
 	case WorkSend:
@@ -210,7 +210,7 @@ func (e *Engine) wake(ctx context.Context, tx Tx, runID string) error {
 	if err != nil || r == nil || r.Status != RunLive {
 		return err
 	}
-	now := e.now()
+	now := e.clockOf(tx)
 	if r.WakeAt.IsZero() || r.WakeAt.After(now) || r.Pending == PendingCall {
 		return nil
 	}
@@ -221,45 +221,18 @@ func (e *Engine) wake(ctx context.Context, tx Tx, runID string) error {
 	if s.profile == nil {
 		return s.end(r, RunFailed, endLost)
 	}
-	e.counters.wakes.Add(1)
-	if err := s.decide(r, cause{kind: causeTimer}); err != nil {
-		return err
-	}
-	return s.settle()
+	// All that is due for the person goes in order, this timer among it.
+	return s.catchUp(now.Add(time.Nanosecond))
 }
 
-// wakeSegment looks again at a membership that time may have changed.
-func (e *Engine) wakeSegment(ctx context.Context, tx Tx, profileID, segment string) error {
-	s, err := e.open(ctx, tx, e.now(), profileID, "")
+// wakeSegment looks again at memberships that time may have changed.
+func (e *Engine) wakeSegment(ctx context.Context, tx Tx, profileID string) error {
+	now := e.clockOf(tx)
+	s, err := e.open(ctx, tx, now, profileID, "")
 	if err != nil || s.profile == nil {
 		return err
 	}
-	if err := s.loadMembers(); err != nil {
-		return err
-	}
-	m := s.members[segment]
-	if m == nil || m.CheckAt.IsZero() || m.CheckAt.After(s.now) {
-		return nil
-	}
-	e.counters.wakes.Add(1)
-	s.origin = profileID + "/" + segment + "@" + m.CheckAt.Format(time.RFC3339Nano)
-	for i := range e.segments.list {
-		if seg := &e.segments.list[i]; seg.name == segment {
-			if err := s.recheck(seg, true, 0); err != nil {
-				return err
-			}
-			// Those that look at this one change at the same instant.
-			for _, k := range e.segments.byDep[segment] {
-				if err := s.recheck(&e.segments.list[k], true, 0); err != nil {
-					return err
-				}
-			}
-			return s.settle()
-		}
-	}
-	// The segment is no longer defined: its timer goes.
-	m.CheckAt = time.Time{}
-	return tx.PutMembership(ctx, m)
+	return s.catchUp(now.Add(time.Nanosecond))
 }
 
 // callAll claims calls of the host's code and makes them.
