@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/mail"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -59,18 +60,48 @@ var trialOnboarding = fluxly.Automation{
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
+	os.Exit(start(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+}
+
+// Exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// start reads the command line and the environment, and runs.
+func start(ctx context.Context, args []string, env func(string) string, stdout, stderr io.Writer) int {
 	o := options{
-		token: os.Getenv("POSTMARK_SERVER_TOKEN"), from: os.Getenv("FLUXLY_FROM"), to: os.Getenv("FLUXLY_TO"),
-		stream: cmp.Or(os.Getenv("FLUXLY_STREAM"), "broadcast"),
+		token: env("POSTMARK_SERVER_TOKEN"), from: env("FLUXLY_FROM"), to: env("FLUXLY_TO"),
+		stream: cmp.Or(env("FLUXLY_STREAM"), "broadcast"),
 	}
-	flag.StringVar(&o.events, "events", "", "a file of events, one JSON object a line; empty for the built-in fortnight")
-	flag.StringVar(&o.data, "data", "fluxly-quickstart", "the folder for the state and the mails")
-	flag.Parse()
-	if err := run(ctx, o, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "quickstart:", err)
-		os.Exit(1)
+	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&o.events, "events", "", "a file of events, one JSON object a line; empty for the built-in fortnight")
+	flags.StringVar(&o.data, "data", "fluxly-quickstart", "the folder for the state and the mails")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case err != nil:
+		return exitUsage // flag has said why
+	case flags.NArg() > 0:
+		fmt.Fprintf(stderr, "quickstart: the argument %q is not used; for a file of events write -events FILE\n", flags.Arg(0))
+		flags.Usage()
+		return exitUsage
 	}
+	err := run(ctx, o, stdout)
+	switch {
+	case err == nil:
+		return exitOK
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "quickstart: stopped; run it again, and it goes on from there")
+		return exitInterrupted
+	}
+	fmt.Fprintln(stderr, "quickstart:", err)
+	return exitFailed
 }
 
 // options are what the program was asked to do.
@@ -82,9 +113,26 @@ type options struct {
 // live reports whether mail goes through Postmark.
 func (o options) live() bool { return o.token != "" }
 
-func run(ctx context.Context, o options, out io.Writer) (err error) {
-	if o.live() && (o.from == "" || o.to == "") {
+// check looks at the environment before anything is written or dialled.
+func (o options) check() error {
+	if !o.live() {
+		return nil
+	}
+	if o.from == "" || o.to == "" {
 		return errors.New("POSTMARK_SERVER_TOKEN is set; set FLUXLY_FROM (an address on your verified domain) and FLUXLY_TO (where the mails go) too")
+	}
+	if _, err := mail.ParseAddress(o.from); err != nil {
+		return fmt.Errorf("FLUXLY_FROM %q is no mailbox, such as \"Acme <hello@acme.test>\": %w", o.from, err)
+	}
+	if to, err := mail.ParseAddress(o.to); err != nil || to.Address != o.to {
+		return fmt.Errorf("FLUXLY_TO %q is not one bare address, such as you@acme.test", o.to)
+	}
+	return nil
+}
+
+func run(ctx context.Context, o options, out io.Writer) (err error) {
+	if err := o.check(); err != nil {
+		return err
 	}
 	events, err := o.readEvents(out)
 	if err != nil {
@@ -102,7 +150,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, store.Close()) }()
 
 	clock := &clock{}
-	m, err := o.mailer(ctx, dir, clock)
+	m, err := o.mailer(dir, clock)
 	if err != nil {
 		return err
 	}
@@ -123,81 +171,123 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	// Last of all, as it is the first to use the network.
+	if err := m.Verify(ctx); err != nil {
+		return err
+	}
 	fmt.Fprintf(out, "State in %s; mails go to %s.\n\n", path, m.where)
 
 	show := newShow(out, m)
-	if err := drive(ctx, engine, store, clock, events, show); err != nil {
+	tracked, err := drive(ctx, engine, store, clock, events, show)
+	if err != nil {
 		return err
 	}
-	return show.summary(ctx, engine, events)
+	return show.summary(ctx, engine, tracked)
 }
 
+// input is an event and the line on which it was found.
+type input struct {
+	fluxly.Event
+	line int
+}
+
+// who names the person of an event.
+func (in input) who() string { return cmp.Or(in.ExternalID, in.AnonymousID, in.UserID) }
+
 // readEvents reads the events in order of their time.
-func (o options) readEvents(out io.Writer) ([]fluxly.Event, error) {
-	var r io.Reader
-	if o.events == "" {
-		b, err := files.ReadFile("events.jsonl")
-		if err != nil {
-			return nil, err
-		}
-		r = bytes.NewReader(b)
-	} else {
-		f, err := os.Open(o.events)
-		if err != nil {
-			return nil, fmt.Errorf("read the events: %w", err)
-		}
-		defer func() { _ = f.Close() }()
-		r = f
+func (o options) readEvents(out io.Writer) ([]input, error) {
+	read := files.ReadFile
+	name := "events.jsonl"
+	if o.events != "" {
+		read, name = os.ReadFile, o.events
 	}
-	var events []fluxly.Event
-	refused := 0
-	for ev, err := range fluxly.ReadEvents(r) {
-		if err != nil {
-			if !errors.Is(err, fluxly.ErrInvalid) {
-				return nil, fmt.Errorf("read the events: %w", err)
+	data, err := read(name)
+	if err != nil {
+		return nil, fmt.Errorf("read the events: %w", err)
+	}
+	var events []input
+	refused, line := 0, 0
+	for text := range bytes.Lines(data) {
+		line++
+		// Line by line, so that an event knows its own.
+		for ev, err := range fluxly.ReadEvents(bytes.NewReader(text)) {
+			in := input{ev, line}
+			if err == nil {
+				err = in.replayable()
 			}
-			refused++
-			fmt.Fprintf(out, "passed over %v\n", err)
-			continue
+			if err != nil {
+				refused++
+				passOver(out, line, err)
+				continue
+			}
+			if o.live() && ev.Traits["email"] != nil {
+				ev.Traits["email"] = o.to
+			}
+			events = append(events, in)
 		}
-		if ev.Timestamp.IsZero() || ev.MessageID == "" {
-			refused++
-			fmt.Fprintf(out, "passed over %q of %s: the file is played again on each run, so each event needs a timestamp and a message_id\n",
-				ev.Name, cmp.Or(ev.ExternalID, ev.AnonymousID, ev.UserID))
-			continue
-		}
-		if o.live() && ev.Traits["email"] != nil {
-			ev.Traits["email"] = o.to
-		}
-		events = append(events, ev)
 	}
 	if len(events) == 0 {
 		return nil, fmt.Errorf("read the events: there is not one valid event (%d lines were passed over)", refused)
 	}
-	slices.SortStableFunc(events, func(a, b fluxly.Event) int { return a.Timestamp.Compare(b.Timestamp) })
+	slices.SortStableFunc(events, func(a, b input) int { return a.Timestamp.Compare(b.Timestamp) })
 	return events, nil
 }
 
+// replayable refuses an event that the next run would take for another one.
+func (in input) replayable() error {
+	missing := ""
+	switch {
+	case in.Timestamp.IsZero() && in.MessageID == "":
+		missing = "timestamp and no message_id"
+	case in.Timestamp.IsZero():
+		missing = "timestamp"
+	case in.MessageID == "":
+		missing = "message_id"
+	default:
+		return nil
+	}
+	return fmt.Errorf("%q of %s has no %s; the file is played again on each run, so each event needs both", in.Name, in.who(), missing)
+}
+
+// passOver says that a line is left out, and why.
+func passOver(out io.Writer, line int, err error) {
+	if le, ok := errors.AsType[*fluxly.LineError](err); ok {
+		err = le.Err // the line is named here
+	}
+	fmt.Fprintf(out, "passed over line %d: %v\n", line, err)
+}
+
 // drive plays the events at their own times, and does what falls due between
-// them and in the month after.
-func drive(ctx context.Context, engine *fluxly.Engine, store fluxly.Store, clock *clock, events []fluxly.Event, show *show) error {
+// them and in the month after. It returns the events that were tracked.
+func drive(ctx context.Context, engine *fluxly.Engine, store fluxly.Store, clock *clock, events []input, show *show) ([]fluxly.Event, error) {
 	last, err := lastInstant(ctx, store)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var tracked []fluxly.Event
 	// After a crash the clock goes on where it stood, not where the file
 	// begins: time never runs backwards for the people in the store.
 	clock.set(events[0].Timestamp)
 	clock.set(last)
-	for _, ev := range events {
-		if err := advance(ctx, engine, clock, ev.Timestamp, show); err != nil {
-			return err
+	for _, in := range events {
+		if err := advance(ctx, engine, clock, in.Timestamp, show); err != nil {
+			return nil, err
 		}
-		if err := engine.Track(ctx, ev); err != nil {
-			return fmt.Errorf("track %s of %s: %w", ev.Name, cmp.Or(ev.ExternalID, ev.AnonymousID, ev.UserID), err)
+		err := engine.Track(ctx, in.Event)
+		switch {
+		case err == nil:
+			tracked = append(tracked, in.Event)
+		case errors.Is(err, fluxly.ErrConflict):
+			// The first event under a message_id stands.
+			passOver(show.out, in.line, err)
+		default:
+			return nil, fmt.Errorf("track %s of %s (line %d): %w", in.Name, in.who(), in.line, err)
 		}
 	}
-	return advance(ctx, engine, clock, events[len(events)-1].Timestamp.Add(30*fluxly.Day), show)
+	if len(tracked) == 0 {
+		return nil, errors.New("every event was passed over; other events under the same message_ids are in the folder already, so use another one (-data FOLDER)")
+	}
+	return tracked, advance(ctx, engine, clock, events[len(events)-1].Timestamp.Add(30*fluxly.Day), show)
 }
 
 // advance moves the clock to an instant, and stops wherever something falls
@@ -274,8 +364,9 @@ type mailer struct {
 	server *fluxlytest.PostmarkSMTP
 }
 
-// mailer connects to Postmark, or starts the stand-in and connects to that.
-func (o options) mailer(ctx context.Context, dir string, clock *clock) (*mailer, error) {
+// mailer makes a sender for Postmark, or starts the stand-in and makes one for
+// that.
+func (o options) mailer(dir string, clock *clock) (*mailer, error) {
 	cfg := fluxly.PostmarkSMTPConfig{ServerToken: o.token, MessageStream: o.stream}
 	m := &mailer{where: "Postmark, for " + o.to}
 	if !o.live() {
@@ -288,13 +379,11 @@ func (o options) mailer(ctx context.Context, dir string, clock *clock) (*mailer,
 		cfg.Host, cfg.Port = server.Host(), server.Port()
 	}
 	sender, err := fluxly.NewPostmarkSMTP(cfg)
-	if err == nil {
-		m.SMTPSender = sender
-		if err = sender.Verify(ctx); err == nil {
-			return m, nil
-		}
+	if err != nil {
+		return nil, errors.Join(err, m.close())
 	}
-	return nil, errors.Join(err, m.close())
+	m.SMTPSender = sender
+	return m, nil
 }
 
 // Lookup asks the stand-in, or Postmark, whether it took the mail.

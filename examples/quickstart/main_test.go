@@ -88,12 +88,12 @@ func TestRunTwice(t *testing.T) {
 	if len(mails) != 31 || !slices.Equal(mails, again) || !slices.Equal(log, logAgain) {
 		t.Errorf("%d mails after one run, %d after two", len(mails), len(again))
 	}
-	for _, want := range []string{"Subject: Welcome to Acme Reports, Hana", "Why no mail? user_1004", `prop plan is "trial" does not hold (found "free")`, "In this run 31 mails"} {
+	for _, want := range []string{"Subject: Welcome to Acme Reports, Hana", "Why no mail? user_1004", `prop plan is "trial" does not hold (found "free")`, "In this run 31 mails were"} {
 		if !strings.Contains(first.String(), want) {
 			t.Errorf("the first run does not print %q", want)
 		}
 	}
-	if !strings.Contains(second.String(), "In this run 0 mails") || strings.Contains(second.String(), "── mail") {
+	if !strings.Contains(second.String(), "In this run 0 mails were") || strings.Contains(second.String(), "── mail") {
 		t.Error("the second run sent something")
 	}
 }
@@ -163,8 +163,15 @@ func TestBadInput(t *testing.T) {
 not json
 {"event":"Signed Up","external_id":"u2","timestamp":"2026-01-01T00:00:00Z","message_id":"2"}
 {"event":"signed_up","external_id":"u3"}
+
 {"event":"signed_up","timestamp":"2026-01-01T00:00:00Z","message_id":"4"}
+{"event":"signed_up","external_id":"u4","timestamp":"2026-01-01T00:00:00Z"}
+{"event":"project_created","external_id":"u1","timestamp":"2026-01-02T00:00:00Z","message_id":"1"}
 `
+	passed := []string{
+		"passed over line 2: ", "passed over line 3: ", `passed over line 4: "signed_up" of u3 has no timestamp and no message_id;`,
+		"passed over line 6: ", `passed over line 7: "signed_up" of u4 has no message_id;`, "passed over line 8: ",
+	}
 	if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -172,8 +179,13 @@ not json
 	if err := run(t.Context(), options{events: file, data: dir}, &out); err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(out.String(), "passed over"); n != 4 {
-		t.Errorf("%d lines passed over, want 4:\n%s", n, out.String())
+	if n := strings.Count(out.String(), "passed over"); n != len(passed) {
+		t.Errorf("%d lines passed over, want %d:\n%s", n, len(passed), out.String())
+	}
+	for _, want := range append(passed, "Tracked 1 event of 1 person,", "1 Jan 2026 00:00") {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("does not print %q:\n%s", want, out.String())
+		}
 	}
 	if err := os.WriteFile(file, []byte("nothing\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -183,5 +195,45 @@ not json
 	}
 	if err := run(t.Context(), options{token: "x", data: dir}, io.Discard); err == nil || !strings.Contains(err.Error(), "FLUXLY_FROM") {
 		t.Errorf("a token alone: %v", err)
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	t.Parallel()
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	const token = "11111111-2222-3333-4444-555555555555"
+	dir := t.TempDir()
+	for name, tt := range map[string]struct {
+		ctx  context.Context //nolint:containedctx // one for each case
+		args []string
+		env  map[string]string
+		code int
+		text string
+	}{
+		"help":             {args: []string{"-h"}, code: exitOK, text: "-events"},
+		"an argument":      {args: []string{"events.jsonl"}, code: exitUsage, text: `"events.jsonl" is not used; for a file of events write -events FILE`},
+		"an unknown flag":  {args: []string{"-evnts", "x"}, code: exitUsage, text: "-evnts"},
+		"no such file":     {args: []string{"-events", "nowhere.jsonl"}, code: exitFailed, text: "nowhere.jsonl"},
+		"interrupted":      {ctx: stopped, code: exitInterrupted, text: "run it again"},
+		"no addresses":     {env: map[string]string{"POSTMARK_SERVER_TOKEN": token}, code: exitFailed, text: "FLUXLY_FROM"},
+		"From is none":     {env: map[string]string{"POSTMARK_SERVER_TOKEN": token, "FLUXLY_FROM": "hello", "FLUXLY_TO": "a@acme.test"}, code: exitFailed, text: `FLUXLY_FROM "hello"`},
+		"To is a list":     {env: map[string]string{"POSTMARK_SERVER_TOKEN": token, "FLUXLY_FROM": "hello@acme.test", "FLUXLY_TO": "a@acme.test, b@acme.test"}, code: exitFailed, text: "FLUXLY_TO"},
+		"To has a name":    {env: map[string]string{"POSTMARK_SERVER_TOKEN": token, "FLUXLY_FROM": "hello@acme.test", "FLUXLY_TO": "Ann <a@acme.test>"}, code: exitFailed, text: "FLUXLY_TO"},
+		"no stream so far": {env: map[string]string{"POSTMARK_SERVER_TOKEN": token, "FLUXLY_FROM": "hello@acme.test", "FLUXLY_TO": "a@acme.test", "FLUXLY_STREAM": "My Stream"}, code: exitFailed, text: "My Stream"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := tt.ctx
+			if ctx == nil {
+				ctx = t.Context()
+			}
+			var stderr bytes.Buffer
+			args := append([]string{"-data", filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))}, tt.args...)
+			code := start(ctx, args, func(k string) string { return tt.env[k] }, io.Discard, &stderr)
+			if code != tt.code || !strings.Contains(stderr.String(), tt.text) || strings.Contains(stderr.String(), "context canceled") {
+				t.Errorf("exit code %d, want %d with %q:\n%s", code, tt.code, tt.text, stderr.String())
+			}
+		})
 	}
 }

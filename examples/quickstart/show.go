@@ -35,7 +35,7 @@ func (s *show) newMails() {
 	}
 	for _, mail := range s.m.server.Mails()[s.shown:] {
 		s.shown++
-		fmt.Fprintf(s.out, "── mail %d, received %s over TLS: %v\n", s.shown, mail.At.Format("Mon 2 Jan 15:04"), mail.Secure)
+		fmt.Fprintf(s.out, "── mail %d, received %s over TLS: %v\n", s.shown, mail.At.Format("Mon 2 Jan 2006 15:04"), mail.Secure)
 		for _, h := range mail.Header {
 			switch strings.ToLower(h.Name) {
 			case "from", "to", "message-id":
@@ -57,6 +57,14 @@ func (s *show) newMails() {
 	}
 }
 
+// count writes a number of things.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
 // cut shortens a line for the terminal.
 func cut(s string, n int) string {
 	r := []rune(s)
@@ -76,8 +84,8 @@ func (s *show) summary(ctx context.Context, engine *fluxly.Engine, events []flux
 			people[ev.ExternalID] = true
 		}
 	}
-	fmt.Fprintf(s.out, "Tracked %d events of %d people, %s to %s; %d were known from an earlier run.\n\n", len(events), len(people),
-		events[0].Timestamp.Format("2 January"), events[len(events)-1].Timestamp.Format("2 January 2006"), c.Duplicates)
+	fmt.Fprintf(s.out, "Tracked %s of %s, %s to %s; %d known from an earlier run.\n\n", count(len(events), "event", "events"), count(len(people), "person", "people"),
+		events[0].Timestamp.Format("2 January 2006"), events[len(events)-1].Timestamp.Format("2 January 2006"), c.Duplicates)
 
 	rows, err := engine.Sends(ctx, fluxly.SendQuery{Automation: trialOnboarding.Name})
 	if err != nil {
@@ -90,7 +98,7 @@ func (s *show) summary(ctx context.Context, engine *fluxly.Engine, events []flux
 		if r.Reason != "" {
 			outcome += ": " + r.Reason
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.QueuedAt.Format("Jan 2 15:04"), r.Email, r.To, outcome, r.Receipt.ID)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.QueuedAt.Format("2 Jan 2006 15:04"), r.Email, r.To, outcome, r.Receipt.ID)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -98,8 +106,8 @@ func (s *show) summary(ctx context.Context, engine *fluxly.Engine, events []flux
 	if err := s.explainOne(ctx, engine, events); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.out, "\nIn this run %d mails were handed over; the send log holds %d in all. Run it again: nothing is sent twice.\n",
-		c.Accepted, len(rows))
+	fmt.Fprintf(s.out, "\nIn this run %s handed over; the send log holds %d in all. Run it again: nothing is sent twice.\n",
+		count(int(c.Accepted), "mail was", "mails were"), len(rows))
 	return nil
 }
 
