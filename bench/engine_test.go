@@ -15,7 +15,7 @@ import (
 // TestTrackManyAutomations: an event that nobody asks for costs the same
 // whether an engine has one automation or 10,000.
 func TestTrackManyAutomations(t *testing.T) {
-	many, rounds, each := 10_000, 21, 2_000
+	many, rounds, each := 10_000, 51, 1_000
 	if underRace {
 		many, rounds, each = 100, 1, 50
 	}
@@ -32,29 +32,36 @@ func TestTrackManyAutomations(t *testing.T) {
 		}
 		start := time.Now()
 		e := newEngine(t, fluxly.Config{Store: fluxly.NewMemoryStore(), Automations: list})
-		t.Logf("New with %d automations: %v", n, time.Since(start).Round(100*time.Microsecond))
+		t.Logf("New, automations: %d: %v", n, time.Since(start).Round(100*time.Microsecond))
 		for p := range people {
 			must(e.Identify(t.Context(), fluxly.Identity{ExternalID: personID(p), Traits: personTraits(p)}))
 		}
 		engines = append(engines, e)
 	}
-	times := make([][]float64, len(engines))
+	var ratios []float64
+	costs := make([][]float64, len(engines))
 	for round := range rounds + 1 {
+		took := make([]float64, len(engines))
 		for j := range engines {
 			k := (j + round) % len(engines)
 			start := time.Now()
 			for i := range each {
 				must(engines[k].Track(t.Context(), known((round*each+i)%people)))
 			}
-			if round > 0 {
-				times[k] = append(times[k], float64(time.Since(start).Nanoseconds())/float64(each))
+			took[k] = float64(time.Since(start).Nanoseconds()) / float64(each)
+		}
+		if round > 0 {
+			ratios = append(ratios, took[1]/took[0])
+			for k := range took {
+				costs[k] = append(costs[k], took[k])
 			}
 		}
 	}
-	one, all := median(times[0]), median(times[1])
-	t.Logf("an event that nobody asks for, in memory: %.1f us with 1 automation, %.1f us with %d: %.2fx", one/1e3, all/1e3, many, all/one)
-	if all > 1.2*one && !underRace {
-		t.Errorf("%.2f times the cost with one automation; the bar is 1.2", all/one)
+	ratio := median(ratios)
+	t.Logf("an event that nobody asks for, in memory: %.1f us with 1 automation, %.1f us with %d: %.2fx",
+		median(costs[0])/1e3, median(costs[1])/1e3, many, ratio)
+	if ratio > 1.2 && !underRace {
+		t.Errorf("%.2f times the cost with one automation; the bar is 1.2", ratio)
 	}
 }
 
@@ -224,6 +231,7 @@ func BenchmarkDelay(b *testing.B) {
 		b.StopTimer()
 		stop()
 		b.ReportMetric(float64(quantile(delays, 0.5).Microseconds())/1e3, "p50-ms")
+		b.ReportMetric(float64(quantile(delays, 0.9).Microseconds())/1e3, "p90-ms")
 		b.ReportMetric(float64(quantile(delays, 0.99).Microseconds())/1e3, "p99-ms")
 	})
 }
