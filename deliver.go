@@ -336,6 +336,10 @@ func (e *Engine) send(ctx context.Context, m *SendRecord, msg *Message, done fun
 	ended := bounded(ctx, e.cfg.SendTimeout, func(ctx context.Context) {
 		defer done()
 		r, err = sendSafely(ctx, e.cfg.Sender, msg)
+		// Before the slot is free, so that no further mail meets the same wall.
+		if de, ok := errors.AsType[*DeliveryError](err); ok && de.Account && de.Kind != Unknown {
+			e.hold(min(max(de.RetryAfter, 0), longestWait))
+		}
 	})
 	if ended {
 		return r, err
@@ -421,7 +425,7 @@ func (e *Engine) settleError(ctx context.Context, m *SendRecord, err error) {
 			e.cfg.Logger.Error("the outcome of a mail could not be stored", "send_key", m.Key, "error", err)
 		}
 	case de.Account:
-		wait := e.hold(retryAfter)
+		wait := e.holdLeft()
 		e.counters.accountErrors.Add(1)
 		e.cfg.Logger.Error("the provider refuses all mail of this account; queued mails wait", "error", err, "for", wait)
 		e.settleTemporary(ctx, m, err, wait, true)
@@ -438,7 +442,7 @@ const longestWait = 24 * time.Hour
 
 // hold keeps the sender from being called for a while, longer each time. Mails
 // that were under way together fail together, and count as one failure.
-func (e *Engine) hold(retryAfter time.Duration) time.Duration {
+func (e *Engine) hold(retryAfter time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()
@@ -449,7 +453,13 @@ func (e *Engine) hold(retryAfter time.Duration) time.Duration {
 	if until := now.Add(retryAfter); until.After(e.heldUntil) {
 		e.heldUntil = until
 	}
-	return e.heldUntil.Sub(now)
+}
+
+// holdLeft is how long the sender is still held.
+func (e *Engine) holdLeft() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return max(e.heldUntil.Sub(e.now()), 0)
 }
 
 // settle records the outcome of a claimed mail and lets its run go on.
