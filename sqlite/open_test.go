@@ -222,7 +222,7 @@ func TestOneStoreAtATime(t *testing.T) {
 	}
 	for _, name := range []string{path, link} {
 		_, err := sqlite.Open(name)
-		if !errors.Is(err, sqlite.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprint("process ", os.Getpid())) {
+		if !errors.Is(err, sqlite.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d has it open; one process at a time works on a file", os.Getpid())) {
 			t.Errorf("second Open of %s: %v, want ErrInUse with the process", filepath.Base(name), err)
 		}
 	}
