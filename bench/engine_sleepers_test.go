@@ -128,6 +128,7 @@ func TestEngineAsleep(t *testing.T) {
 	const idle = 10 * time.Second
 	used := processorTime(t)
 	rest(idle)
+	// Of the four lanes each looks at its clock once a minute, and at nothing else.
 	share := float64(processorTime(t)-used) / float64(idle)
 	asleep := memory(t)
 	trackAll(t, e, 10_000, func(i int) fluxly.Event { return known(i * 97) })

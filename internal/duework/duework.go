@@ -4,6 +4,7 @@ package duework
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -19,6 +20,10 @@ const (
 	lastPause  = 30 * time.Second
 	// maxHeld bounds the pieces that a lane remembers as failed.
 	maxHeld = 4 * batch
+	// longestSleep is how long a lane sleeps before it looks at the clock
+	// again, which may have been set meanwhile. It does not look at the store
+	// for that: what it costs cannot be measured.
+	longestSleep = time.Minute
 )
 
 // Lane is one kind of work. T must tell one piece from another, and a piece
@@ -43,7 +48,8 @@ type Signal struct {
 	mu     sync.Mutex
 	wake   chan struct{} // filled at most once until the lane looks again
 	asleep bool
-	until  time.Time // when the sleeping lane wakes by itself; zero is never
+	until  time.Time        // when the sleeping lane wakes by itself; zero is never
+	now    func() time.Time // the clock of the sleeping lane
 }
 
 // Due is called after the commit of work that is due at t. Work that the lane
@@ -51,7 +57,9 @@ type Signal struct {
 func (s *Signal) Due(t time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.asleep && !s.until.IsZero() && !t.Before(s.until) {
+	// What is due now is told in any case: when the clock was set forward, the
+	// lane sleeps on although its time has come.
+	if s.asleep && !s.until.IsZero() && !t.Before(s.until) && t.After(s.now()) {
 		return
 	}
 	select {
@@ -81,10 +89,10 @@ func (s *Signal) look() {
 }
 
 // sleep is called when the lane has read that nothing is due before until.
-func (s *Signal) sleep(until time.Time) <-chan struct{} {
+func (s *Signal) sleep(until time.Time, now func() time.Time) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.asleep, s.until = true, until
+	s.asleep, s.until, s.now = true, until, now
 	return s.channel()
 }
 
@@ -190,22 +198,31 @@ func choose[T comparable](due []T, tried map[T]held, now time.Time) (fresh []T, 
 	return fresh, until
 }
 
-// wait sleeps until a time, or until a signal; a zero time never comes.
+// wait sleeps until a time, or until a signal; a zero time never comes. It
+// sleeps in parts, because a timer does not notice that the clock was set.
 func (l Lane[T]) wait(ctx context.Context, until time.Time) error {
-	signal := l.Signal.sleep(until)
+	signal := l.Signal.sleep(until, l.Now)
+	var timer *time.Timer
 	var alarm <-chan time.Time
 	if !until.IsZero() {
-		timer := time.NewTimer(until.Sub(l.Now()))
+		timer = time.NewTimer(min(until.Sub(l.Now()), longestSleep))
 		defer timer.Stop()
 		alarm = timer.C
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-signal:
-	case <-alarm:
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-signal:
+			return nil
+		case <-alarm:
+			left := until.Sub(l.Now())
+			if left <= 0 {
+				return nil
+			}
+			timer.Reset(min(left, longestSleep))
+		}
 	}
-	return nil
 }
 
 // pause waits after a failure, whatever is signalled meanwhile.
@@ -230,6 +247,9 @@ func jitter(failures int) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
+// errGone: Do ended its goroutine.
+var errGone = errors.New("the work ended its goroutine (runtime.Goexit)")
+
 // Run runs lanes side by side until ctx ends or one of them fails, and returns
 // the first error when all have returned.
 func Run[T comparable](ctx context.Context, lanes ...Lane[T]) error {
@@ -237,7 +257,13 @@ func Run[T comparable](ctx context.Context, lanes ...Lane[T]) error {
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	for _, lane := range lanes {
-		wg.Go(func() { cancel(lane.Run(inner)) })
+		wg.Go(func() {
+			// Work of the program's own that ends its goroutine must not end
+			// one lane in silence.
+			err := errGone
+			defer func() { cancel(err) }()
+			err = lane.Run(inner)
+		})
 	}
 	wg.Wait()
 	if err := ctx.Err(); err != nil {

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -34,6 +36,7 @@ type queue struct {
 	mu     sync.Mutex
 	pieces []piece
 	looks  int
+	ahead  time.Duration        // of the clock: how far it was set forward
 	fail   func() error         // of Due
 	do     func([]piece) error  // nil works all off
 	done   map[string][]float64 // seconds since the start at which each was handed out
@@ -44,8 +47,21 @@ func newQueue() *queue {
 	return &queue{done: map[string][]float64{}, start: time.Now()}
 }
 
+func (q *queue) now() time.Time {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return time.Now().Add(q.ahead).Round(0)
+}
+
+// set sets the clock forward, or back.
+func (q *queue) set(by time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ahead += by
+}
+
 func (q *queue) add(after time.Duration, ids ...string) {
-	due := time.Now().Add(after)
+	due := q.now().Add(after)
 	q.mu.Lock()
 	for _, id := range ids {
 		q.pieces = append(q.pieces, piece{id, due})
@@ -81,7 +97,7 @@ func (q *queue) due(_ context.Context, now time.Time, limit int) (due []piece, n
 
 func (q *queue) lane() duework.Lane[piece] {
 	return duework.Lane[piece]{
-		Due: q.due, Now: time.Now, Signal: &q.signal,
+		Due: q.due, Now: q.now, Signal: &q.signal,
 		Fatal: func(err error) bool { return errors.Is(err, context.DeadlineExceeded) },
 		Do: func(_ context.Context, pieces []piece) error {
 			q.mu.Lock()
@@ -161,8 +177,8 @@ func TestEachPieceAtItsTime(t *testing.T) {
 	})
 }
 
-// While nothing is due the lane does nothing at all, and commits of later work
-// do not wake it.
+// While nothing is due the lane looks at its clock once a minute and at
+// nothing else, and commits of later work do not wake it.
 func TestNoPolling(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -179,6 +195,63 @@ func TestNoPolling(t *testing.T) {
 			t.Errorf("%d looks, %d pieces handed out; want one look", looks, handed)
 		}
 		stop()
+	})
+}
+
+// A clock that is set while the lane sleeps: what is due by the new time is
+// handed out at once when something new is due too, and else within a minute,
+// which costs no look at the store.
+func TestClockIsSet(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		set  time.Duration
+		add  bool // new work, due at once
+		want float64
+	}{
+		"forward, and new work":   {set: 3 * time.Hour, add: true, want: 90},
+		"forward, and nothing":    {set: 3 * time.Hour, want: 120},
+		"forward, to just before": {set: time.Hour - 91*time.Second, want: 120},
+		"back":                    {set: -time.Hour, want: 7200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				q := newQueue()
+				q.add(time.Hour, "a")
+				stop := q.run(t)
+				pass(90 * time.Second)
+				q.set(c.set)
+				looks := 2
+				if c.add {
+					q.add(0, "b")
+					looks++
+				}
+				pass(3 * time.Hour)
+				stop()
+				if at := q.at("a"); len(at) != 1 || at[0] != c.want {
+					t.Errorf("handed out at %v, want once at %v", at, c.want)
+				}
+				if at := q.at("b"); c.add && (len(at) != 1 || at[0] != 90) {
+					t.Errorf("the new work was handed out at %v, want at once", at)
+				}
+				if q.looks > looks+1 {
+					t.Errorf("%d looks, want at most %d", q.looks, looks+1)
+				}
+			})
+		})
+	}
+}
+
+// Work that ends its goroutine ends Run, and not one lane in silence.
+func TestWorkEndsItsGoroutine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		good, bad := newQueue(), newQueue()
+		bad.do = func([]piece) error { runtime.Goexit(); return nil }
+		bad.add(0, "a")
+		if err := duework.Run(t.Context(), good.lane(), bad.lane()); err == nil || !strings.Contains(err.Error(), "Goexit") {
+			t.Errorf("Run returned %v, want an error that says so", err)
+		}
 	})
 }
 
