@@ -168,16 +168,19 @@ func (s *FakeSender) FailLookups(err error) {
 }
 
 // Send does what the script says.
-func (s *FakeSender) Send(ctx context.Context, m *fluxly.Message) (fluxly.Receipt, error) {
+func (s *FakeSender) Send(ctx context.Context, m *fluxly.Message) (receipt fluxly.Receipt, err error) {
 	c := *m
 	c.Headers = slices.Clone(m.Headers)
 	c.Metadata = maps.Clone(m.Metadata)
 	call := &Call{Message: c}
+	// A call also ends when the test's own code panics in it.
+	err = errPanicked
+	defer func() { s.end(call, receipt, err) }()
 	o := s.begin(call)
 
-	var receipt fluxly.Receipt
-	err := o.wait(ctx)
+	err = o.wait(ctx)
 	if err == nil {
+		err = errPanicked
 		if o.Before != nil {
 			o.Before(&c)
 		}
@@ -188,7 +191,15 @@ func (s *FakeSender) Send(ctx context.Context, m *fluxly.Message) (fluxly.Receip
 			receipt = fluxly.Receipt{}
 		}
 	}
+	return receipt, err
+}
 
+// errPanicked is what a call ends with when a plan or [Outcome.Before] panics
+// in it.
+var errPanicked = errors.New("the fake sender's script panicked")
+
+// end records the end of a call.
+func (s *FakeSender) end(call *Call, receipt fluxly.Receipt, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	call.Receipt, call.Err, call.Ended = receipt, err, true
@@ -196,7 +207,6 @@ func (s *FakeSender) Send(ctx context.Context, m *fluxly.Message) (fluxly.Receip
 		close(s.changed)
 		s.changed = nil
 	}
-	return receipt, err
 }
 
 // begin records a call and finds its outcome.
@@ -217,15 +227,19 @@ func (s *FakeSender) begin(call *Call) Outcome {
 		}
 	}
 	if plan := s.plan; plan != nil {
-		// Not under the lock: a plan may ask the sender what it has.
-		s.mu.Unlock()
-		o, ok := plan(&call.Message)
-		s.mu.Lock()
-		if ok {
+		if o, ok := s.ask(plan, &call.Message); ok {
 			return o
 		}
 	}
 	return Accept()
+}
+
+// ask asks a plan. It is called with the lock held, and gives it up meanwhile:
+// a plan may ask the sender what it has.
+func (s *FakeSender) ask(plan func(*fluxly.Message) (Outcome, bool), m *fluxly.Message) (Outcome, bool) {
+	s.mu.Unlock()
+	defer s.mu.Lock() // also when the plan panics
+	return plan(m)
 }
 
 // wait does the waiting of an outcome.

@@ -118,6 +118,38 @@ func TestFakeSenderOrder(t *testing.T) {
 	}
 }
 
+// A panic of the test's own code goes to whoever called Send, and the sender
+// works on.
+func TestFakeSenderPanics(t *testing.T) {
+	t.Parallel()
+	for name, set := range map[string]func(*FakeSender){
+		"plan":   func(f *FakeSender) { f.Plan(func(*fluxly.Message) (Outcome, bool) { panic("boom") }) },
+		"before": func(f *FakeSender) { f.Script(Outcome{Before: func(*fluxly.Message) { panic("boom") }}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := &FakeSender{}
+			set(f)
+			func() {
+				defer func() {
+					if p := recover(); p != "boom" {
+						t.Errorf("Send panicked with %v, want boom", p)
+					}
+				}()
+				_, _ = f.Send(t.Context(), message("a", "ann@acme.test"))
+			}()
+			f.Plan(nil)
+			if _, err := f.Send(t.Context(), message("b", "ann@acme.test")); err != nil {
+				t.Error(err)
+			}
+			calls, err := f.Wait(t.Context(), 2)
+			if err != nil || calls[0].Err == nil || calls[1].Err != nil || len(f.Mails()) != 1 {
+				t.Errorf("%d mails, calls %+v: %v", len(f.Mails()), calls, err)
+			}
+		})
+	}
+}
+
 func TestFakeSenderWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
