@@ -160,3 +160,60 @@ func traces(t *testing.T, path, text string) (found int) {
 	}
 	return found
 }
+
+// A process that is killed after an erasure, while a view kept it from wiping,
+// leaves traces in the WAL; the next Open wipes them.
+func TestEraseIsWipedAfterACrash(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	path := filepath.Join(t.TempDir(), "fluxly.db")
+	killed := filepath.Join(t.TempDir(), "fluxly.db")
+	store, err := sqlite.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	const mark = "crashtrace"
+	r := rand.New(rand.NewPCG(3, 3))
+	if err := store.Update(ctx, func(tx fluxly.Tx) error { return person(ctx, tx, mark, 1, r) }); err != nil {
+		t.Fatal(err)
+	}
+	reading, copied, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- store.View(ctx, func(tx fluxly.Tx) error {
+			_, err := tx.Profile(ctx, "pro_"+mark)
+			close(reading)
+			<-copied
+			return err
+		})
+	}()
+	<-reading
+	err = store.Update(ctx, func(tx fluxly.Tx) error {
+		_, err := tx.EraseProfile(ctx, "pro_"+mark, []string{mark + "@acme.test"})
+		return err
+	})
+	for _, end := range []string{"", "-wal"} {
+		raw, readErr := os.ReadFile(path + end)
+		err = errors.Join(err, readErr, os.WriteFile(killed+end, raw, 0o600))
+	}
+	close(copied)
+	if err := errors.Join(err, <-ended); err != nil {
+		t.Fatal(err)
+	}
+	again, err := sqlite.Open(killed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = again.Close() })
+	if found := traces(t, killed, mark); found != 0 {
+		t.Errorf("%d traces in the files after Open", found)
+	}
+	for i := range 5 {
+		if err := again.Update(ctx, func(tx fluxly.Tx) error { return person(ctx, tx, "other", i, r) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found := traces(t, killed, mark); found != 0 {
+		t.Errorf("%d traces in the files after further writes", found)
+	}
+}

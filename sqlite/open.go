@@ -218,6 +218,10 @@ func (s *Store) openWriter(migrations []string) (*conn, error) {
 	if err := q.done(); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
+	// A process that was killed leaves its WAL behind. It may hold somebody
+	// whose erasure is committed, but was not wiped yet.
+	s.wipe.Store(true)
+	s.wipeWAL(c, wipePatience)
 	return c, nil
 }
 

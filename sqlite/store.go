@@ -113,7 +113,7 @@ func (s *Store) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 	s.lastSeq = tx.lastSeq
 	if tx.erased {
 		s.wipe.Store(true)
-		s.wipeWAL(c, 100*time.Millisecond)
+		s.wipeWAL(c, wipePatience)
 	} else if s.wipe.Load() {
 		s.wipeWAL(c, 0)
 	}
@@ -195,6 +195,10 @@ func (c *conn) transact(ctx context.Context, begin string, tx *tx, fn func(fluxl
 	c.interrupt(background)
 	return c.run("COMMIT")
 }
+
+// wipePatience is how long to wait for readers before the WAL is wiped at a
+// later call instead.
+const wipePatience = 100 * time.Millisecond
 
 // wipeWAL writes all pages back and empties the WAL file, for the sake of what
 // was erased. The erasure is committed already; when a reader is still at work
