@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -90,7 +91,11 @@ func TestBadSenders(t *testing.T) {
 		text string
 	}{
 		{"panics", func(context.Context, *fluxly.Message) (fluxly.Receipt, error) { panic("boom") }, fluxly.SendUnknown, "boom"},
-		{"ends its goroutine by a nil map", func(context.Context, *fluxly.Message) (fluxly.Receipt, error) {
+		{"ends its goroutine", func(context.Context, *fluxly.Message) (fluxly.Receipt, error) {
+			runtime.Goexit()
+			return fluxly.Receipt{}, nil
+		}, fluxly.SendUnknown, "Goexit"},
+		{"writes to a nil map", func(context.Context, *fluxly.Message) (fluxly.Receipt, error) {
 			var m map[string]int
 			m["x"] = 1 //nolint:staticcheck // on purpose
 			return fluxly.Receipt{}, nil
@@ -196,6 +201,9 @@ func TestBadSteps(t *testing.T) {
 		{"panics", func(<-chan struct{}) fluxly.StepFunc {
 			return func(context.Context, fluxly.StepInput) (any, error) { panic("boom") }
 		}, "boom"},
+		{"ends its goroutine", func(<-chan struct{}) fluxly.StepFunc {
+			return func(context.Context, fluxly.StepInput) (any, error) { runtime.Goexit(); return nil, nil }
+		}, "Goexit"},
 		{"hangs until its context ends", func(<-chan struct{}) fluxly.StepFunc {
 			return func(ctx context.Context, _ fluxly.StepInput) (any, error) { <-ctx.Done(); return nil, ctx.Err() }
 		}, "deadline"},
@@ -355,6 +363,54 @@ func TestBadConditions(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A condition that ends its goroutine (as t.FailNow does) takes its own caller
+// with it, and nobody who tracks after it; a panic of the store likewise.
+func TestTrackingGoesOnAfterItsLeaderIsGone(t *testing.T) {
+	t.Parallel()
+	store := &panickyStore{Store: fluxly.NewMemoryStore()}
+	t.Cleanup(func() { _ = store.Close() })
+	e := liveEngine(t, fluxly.Config{
+		Store: store, Sender: &fluxlytest.FakeSender{Stream: "lifecycle"},
+		Conditions: map[string]fluxly.ConditionFunc{
+			"host": func(context.Context, fluxly.FuncInput) (bool, error) { runtime.Goexit(); return true, nil },
+		},
+		Automations: []fluxly.Automation{one("w", fluxly.On("opened", fluxly.Func("host")), fluxly.Send("welcome"))},
+	})
+	returned := false
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = e.Track(t.Context(), event("opened", "ann", nil))
+		returned = true
+	})
+	wg.Wait()
+	if returned {
+		t.Error("Track returned, although its goroutine had ended: the test sees nothing")
+	}
+	signUp(t, e, "bob")
+	store.panics.Store(true)
+	if err := e.Track(t.Context(), event("signed_up", "ann", nil)); err == nil || !strings.Contains(err.Error(), "boom") {
+		t.Errorf("Track on a store that panics: %v", err)
+	}
+	store.panics.Store(false)
+	signUp(t, e, "amy")
+	if _, err := e.Profile(t.Context(), "ann"); !errors.Is(err, fluxly.ErrNotFound) {
+		t.Errorf("Profile of whose calls came to nothing: %v", err)
+	}
+}
+
+// panickyStore is a store whose Update panics when told to.
+type panickyStore struct {
+	fluxly.Store
+	panics atomic.Bool
+}
+
+func (s *panickyStore) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
+	if s.panics.Load() {
+		panic("boom")
+	}
+	return s.Store.Update(ctx, fn)
 }
 
 // The life of an engine: what comes too late, twice, or at the wrong moment.

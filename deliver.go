@@ -332,7 +332,8 @@ const stragglerGrace = 5 * time.Second
 // not look at its context must not keep the engine from ending.
 func (e *Engine) send(ctx context.Context, m *SendRecord, msg *Message, done func()) (Receipt, error) {
 	var r Receipt
-	var err error
+	// What it is when the sender ends its goroutine and returns nothing.
+	var err error = &DeliveryError{Kind: Unknown, Text: "the sender ended its goroutine (runtime.Goexit)"}
 	ended := bounded(ctx, e.cfg.SendTimeout, func(ctx context.Context) {
 		defer done()
 		r, err = sendSafely(ctx, e.cfg.Sender, msg)

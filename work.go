@@ -338,7 +338,7 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, done func(
 // done when the call has returned.
 func (e *Engine) callBounded(ctx context.Context, in StepInput, fn StepFunc, done func()) (any, error) {
 	var result any
-	var err error
+	err := errors.New("ended its goroutine (runtime.Goexit) and returned nothing")
 	ended := bounded(ctx, e.cfg.CallTimeout, func(ctx context.Context) {
 		defer done()
 		result, err = callSafely(ctx, fn, in)
