@@ -35,7 +35,7 @@ func trackPeople() int {
 // rows of new events are found: ?1 is the last pid, ?2 the last seq that is
 // known.
 var bareTables = []struct{ name, columns, since string }{
-	{"profiles", "pid, id, created, updated, ids, traits, unsubscribed", "t.pid > ?1"},
+	{"profiles", "pid, id, created, updated, user_ids, external_ids, anonymous_ids, traits, unsubscribed", "t.pid > ?1"},
 	{"identities", "kind, value, pid", "t.pid > ?1"},
 	{"events", "seq, message_id, pid, nid, occurred, received, digest, properties, traits", "t.seq > ?2"},
 	{"runs", "rid, id, pid, automation, version, key, status, step, started, due_kind, due_at, waits, body", "t.pid > ?1"},

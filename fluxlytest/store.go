@@ -27,6 +27,7 @@ func TestStore(t *testing.T, open func(testing.TB) fluxly.Store) {
 		run  func(*storeTest)
 	}{
 		{"an update that fails stores nothing", testRollback},
+		{"what was seen in a failed update is forgotten", testRollbackOfReads},
 		{"a panic passes through and stores nothing", testPanic},
 		{"a transaction is dead afterwards", testDeadTx},
 		{"a view refuses writes", testViewRefusesWrites},
@@ -36,6 +37,7 @@ func TestStore(t *testing.T, open func(testing.TB) fluxly.Store) {
 		{"updates run one after another", testConcurrentUpdates},
 		{"values handed in and out are copies", testCopies},
 		{"every field comes back", testEveryField},
+		{"a row is stored whole", testOverwrite},
 		{"values keep type and value", testExactValues},
 		{"values without a form are refused", testBadValues},
 		{"times keep nanoseconds", testTimes},
@@ -206,6 +208,19 @@ func sendKeys(list []*fluxly.SendRecord) (keys []string) {
 	return keys
 }
 
+// await waits for something that happens soon, or fails.
+func await[T any](t *storeTest, what string, ch <-chan T) (v T) {
+	t.Helper()
+	timer := time.NewTimer(20 * time.Second)
+	defer timer.Stop()
+	select {
+	case v = <-ch:
+	case <-timer.C:
+		t.Fatalf("still no %s after 20 s", what)
+	}
+	return v
+}
+
 var errBroken = errors.New("broken on purpose")
 
 // writeAll writes a row of every kind.
@@ -331,6 +346,53 @@ func testRollback(t *storeTest) {
 		t.Fatalf("Update returned %v, want the error of the function", err)
 	}
 	t.equal("state after a failed update of rows", t.dump(ids, messages), before)
+}
+
+// A store may remember whom an id leads to, but not from a transaction that
+// was taken back.
+func testRollbackOfReads(t *storeTest) {
+	ids := []fluxly.Identifier{{Kind: fluxly.ExternalID, Value: "u1"}}
+	find := func(tx fluxly.Tx) (found []*fluxly.Profile) {
+		t.Helper()
+		found, err := tx.FindProfiles(t.ctx, ids)
+		if err != nil {
+			t.Errorf("FindProfiles: %v", err)
+		}
+		return found
+	}
+	old := &fluxly.Profile{ID: "p1", ExternalIDs: []string{"u1"}, CreatedAt: at(0), Traits: fluxly.Traits{"n": int64(1)}}
+	changed := &fluxly.Profile{ID: "p1", ExternalIDs: []string{"u1"}, CreatedAt: at(0), Traits: fluxly.Traits{"n": int64(2)}}
+	other := &fluxly.Profile{ID: "p2", ExternalIDs: []string{"u1"}, CreatedAt: at(1), Traits: fluxly.Traits{}}
+	for _, c := range []struct {
+		name  string
+		write func(fluxly.Tx) error
+		want  []*fluxly.Profile // inside the failed update
+	}{
+		{"changed", func(tx fluxly.Tx) error { return tx.PutProfile(t.ctx, changed) }, []*fluxly.Profile{changed}},
+		{"taken over", func(tx fluxly.Tx) error { return tx.PutProfile(t.ctx, other) }, []*fluxly.Profile{other}},
+		{"merged", func(tx fluxly.Tx) error { return tx.MergeProfile(t.ctx, "p1", "p2") }, nil},
+		{"erased", func(tx fluxly.Tx) error { _, err := tx.EraseProfile(t.ctx, "p1", nil); return err }, nil},
+	} {
+		t.putProfiles(old)
+		t.update(func(tx fluxly.Tx) error {
+			t.equal("before", find(tx), []*fluxly.Profile{old})
+			return nil
+		})
+		err := t.store.Update(t.ctx, func(tx fluxly.Tx) error {
+			if err := c.write(tx); err != nil {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			t.equal(c.name, find(tx), c.want)
+			return errBroken
+		})
+		if !errors.Is(err, errBroken) {
+			t.Fatalf("Update returned %v, want the error of the function", err)
+		}
+		t.update(func(tx fluxly.Tx) error {
+			t.equal("after a failed update, "+c.name, find(tx), []*fluxly.Profile{old})
+			return nil
+		})
+	}
 }
 
 func testPanic(t *storeTest) {

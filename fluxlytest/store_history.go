@@ -160,7 +160,18 @@ func ignoreSelf(a, b string, err error) error {
 // read makes an operation that asks something.
 func (h *history) read() step {
 	profile := h.pick("p", 6)
-	switch h.IntN(6) {
+	switch h.IntN(8) {
+	case 6, 7:
+		var ids []fluxly.Identifier
+		for range 1 + h.IntN(3) {
+			kind := []fluxly.IDKind{fluxly.UserID, fluxly.ExternalID, fluxly.AnonymousID}[h.IntN(3)]
+			ids = append(ids, fluxly.Identifier{Kind: kind, Value: h.pick(map[fluxly.IDKind]string{
+				fluxly.UserID: "p", fluxly.ExternalID: "u", fluxly.AnonymousID: "a",
+			}[kind], 6)})
+		}
+		return step{fmt.Sprint("FindProfiles ", ids), func(ctx context.Context, tx fluxly.Tx) (any, error) {
+			return tx.FindProfiles(ctx, ids)
+		}}
 	case 0:
 		q := fluxly.EventQuery{Since: h.time(), Until: h.time(), AfterSeq: int64(h.IntN(50)), Newest: h.IntN(2) == 0, Limit: h.IntN(5)}
 		if h.IntN(2) == 0 {

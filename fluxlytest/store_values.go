@@ -106,6 +106,56 @@ func testEveryField(t *storeTest) {
 	})
 }
 
+// overwrite stores a filled row, then the same row with one field changed, for
+// each field but those of its key, and wants the changed row back.
+func overwrite[T any](t *storeTest, put func(fluxly.Tx, *T) error, get func(fluxly.Tx, *T) (*T, error), key ...string) {
+	t.Helper()
+	kind := reflect.TypeFor[T]()
+	for i := range kind.NumField() {
+		if slices.Contains(key, kind.Field(i).Name) {
+			continue
+		}
+		base, changed, n := filled[T](), filled[T](), 500
+		fill(reflect.ValueOf(changed).Elem().Field(i), &n)
+		t.update(func(tx fluxly.Tx) error { return put(tx, base) })
+		t.update(func(tx fluxly.Tx) error { return put(tx, changed) })
+		t.view(func(tx fluxly.Tx) error {
+			got, err := get(tx, changed)
+			t.equal(kind.Name()+" with another "+kind.Field(i).Name, got, changed)
+			return err
+		})
+	}
+}
+
+func testOverwrite(t *storeTest) {
+	overwrite(t, func(tx fluxly.Tx, r *fluxly.Run) error { return tx.PutRun(t.ctx, r) },
+		func(tx fluxly.Tx, r *fluxly.Run) (*fluxly.Run, error) { return tx.Run(t.ctx, r.ID) }, "ID")
+	overwrite(t, func(tx fluxly.Tx, s *fluxly.SendRecord) error { return tx.PutSend(t.ctx, s) },
+		func(tx fluxly.Tx, s *fluxly.SendRecord) (*fluxly.SendRecord, error) { return tx.Send(t.ctx, s.Key) }, "Key")
+	overwrite(t, func(tx fluxly.Tx, p *fluxly.Profile) error { return tx.PutProfile(t.ctx, p) },
+		func(tx fluxly.Tx, p *fluxly.Profile) (*fluxly.Profile, error) { return tx.Profile(t.ctx, p.ID) }, "ID")
+	overwrite(t, func(tx fluxly.Tx, m *fluxly.Membership) error { return tx.PutMembership(t.ctx, m) },
+		func(tx fluxly.Tx, m *fluxly.Membership) (*fluxly.Membership, error) {
+			list, err := tx.Memberships(t.ctx, m.ProfileID)
+			if len(list) != 1 {
+				return nil, fmt.Errorf("%d memberships, %w", len(list), err)
+			}
+			return &list[0], err
+		}, "ProfileID", "Segment", "Member")
+	overwrite(t, func(tx fluxly.Tx, s *fluxly.Suppression) error { return tx.PutSuppression(t.ctx, s) },
+		func(tx fluxly.Tx, s *fluxly.Suppression) (*fluxly.Suppression, error) {
+			return tx.Suppression(t.ctx, s.Address, s.Stream)
+		}, "Address", "Stream")
+	overwrite(t, func(tx fluxly.Tx, e *fluxly.ErasureRecord) error { return tx.PutErasure(t.ctx, e) },
+		func(tx fluxly.Tx, _ *fluxly.ErasureRecord) (*fluxly.ErasureRecord, error) {
+			list, err := tx.Erasures(t.ctx)
+			if len(list) != 1 {
+				return nil, fmt.Errorf("%d audit records, %w", len(list), err)
+			}
+			return list[0], err
+		}, "ID")
+}
+
 func testCopies(t *storeTest) {
 	p := &fluxly.Profile{
 		ID: "p1", ExternalIDs: []string{"u1"}, CreatedAt: at(0),

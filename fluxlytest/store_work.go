@@ -196,7 +196,7 @@ func testWork(t *storeTest) {
 		}
 		return nil
 	})
-	<-all
+	await(t, "work", all)
 	mu.Lock()
 	defer mu.Unlock()
 	for id, times := range got {
@@ -220,7 +220,7 @@ func testWorkWakes(t *storeTest) {
 	// Each is earlier than all that the worker sleeps for.
 	for _, id := range []string{"r1", "r2", "r3"} {
 		t.putRuns(liveRun(id, "p1", now, time.Now().Add(time.Millisecond)))
-		if w := <-got; w != id {
+		if w := await(t, "work", got); w != id {
 			t.Errorf("handed out %s, want %s", w, id)
 		}
 	}
@@ -229,7 +229,7 @@ func testWorkWakes(t *storeTest) {
 		return errors.Join(tx.PutRun(t.ctx, liveRun("never", "p1", now, now)), errBroken)
 	})
 	t.putRuns(liveRun("r4", "p1", now, now))
-	if w := <-got; w != "r4" {
+	if w := await(t, "work", got); w != "r4" {
 		t.Errorf("handed out %s, want r4", w)
 	}
 }
@@ -250,7 +250,7 @@ func testWorkRetries(t *storeTest) {
 		close(done)
 		return err
 	})
-	<-done
+	await(t, "third call", done)
 	if n := calls.Load(); n != 3 {
 		t.Errorf("%d calls, want 3", n)
 	}
@@ -273,9 +273,9 @@ func testWorkLanes(t *storeTest) {
 		close(woken)
 		return err
 	})
-	<-slow
+	await(t, "mail", slow)
 	t.putRuns(liveRun("r1", "p1", now, now))
-	<-woken // while the mail is still on its way
+	await(t, "wake-up", woken) // while the mail is still on its way
 	close(release)
 }
 
@@ -289,7 +289,7 @@ func testWorkEnds(t *storeTest) {
 		defer close(returned)
 		return ctx.Err()
 	})
-	<-inside
+	await(t, "work", inside)
 	if err := stop(); !errors.Is(err, context.Canceled) {
 		t.Errorf("Work returned %v, want context.Canceled", err)
 	}
@@ -305,7 +305,7 @@ func testWorkEnds(t *storeTest) {
 		close(again)
 		return err
 	})
-	<-again
+	await(t, "work", again)
 }
 
 func testWorkClosed(t *storeTest) {
@@ -320,11 +320,11 @@ func testWorkClosed(t *storeTest) {
 			return err
 		}})
 	}()
-	<-started
+	await(t, "work", started)
 	if err := t.store.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	if err := <-ended; !errors.Is(err, fluxly.ErrClosed) {
+	if err := await(t, "end of Work", ended); !errors.Is(err, fluxly.ErrClosed) {
 		t.Errorf("Work returned %v, want ErrClosed", err)
 	}
 }
@@ -337,7 +337,7 @@ func testWorkOnce(t *storeTest) {
 		close(inside)
 		return t.finish(ctx, batch)
 	})
-	<-inside
+	await(t, "work", inside)
 	if err := t.store.Work(t.ctx, &storeWorker{}); err == nil {
 		t.Error("a second Work gives no error")
 	}

@@ -26,6 +26,7 @@ type database interface {
 // end.
 type statement interface {
 	text(string) statement
+	rawText([]byte) statement
 	// blob binds bytes; nil is NULL.
 	blob([]byte) statement
 	integer(int64) statement
@@ -105,6 +106,14 @@ func (s *stmt) text(v string) statement {
 	}
 	s.n++
 	return s.keep(s.s.BindText(s.n, v))
+}
+
+func (s *stmt) rawText(v []byte) statement {
+	if s.err != nil {
+		return s
+	}
+	s.n++
+	return s.keep(s.s.BindRawText(s.n, v))
 }
 
 func (s *stmt) blob(v []byte) statement {

@@ -8,14 +8,14 @@ import (
 )
 
 func (t *tx) PutEvent(ctx context.Context, e *fluxly.StoredEvent) (digest [32]byte, duplicate bool, err error) {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return digest, false, err
 	}
-	properties, err := encodeValues("properties", e.Properties)
+	properties, err := t.encodeValues("properties", e.Properties)
 	if err != nil {
 		return digest, false, err
 	}
-	traits, err := encodeValues("traits", e.Traits)
+	traits, err := t.encodeValues("traits", e.Traits)
 	if err != nil {
 		return digest, false, err
 	}

@@ -9,27 +9,24 @@ import (
 	"strings"
 
 	"github.com/getfluxly/fluxly"
-	"github.com/getfluxly/fluxly/internal/value"
 )
 
 // profileColumns are what scanProfile reads.
-const profileColumns = "p.pid, p.id, p.created, p.updated, p.ids, p.traits, p.unsubscribed"
+const profileColumns = "p.pid, p.id, p.created, p.updated, p.user_ids, p.external_ids, p.anonymous_ids, p.traits, p.unsubscribed"
 
 func (t *tx) scanProfile(s statement) (*fluxly.Profile, error) {
 	p := &fluxly.Profile{ID: s.getText(1), CreatedAt: getTime(s, 2), UpdatedAt: getTime(s, 3)}
-	if raw := s.getRaw(4); raw != nil {
-		if err := decodeIDs(raw, p); err != nil {
-			return nil, err
-		}
+	if err := scanIDs(s, 4, p); err != nil {
+		return nil, err
 	}
-	traits, err := decodeValues(s.getRaw(5))
+	traits, err := decodeValues(s.getRaw(7))
 	if err != nil {
 		return nil, err
 	}
 	if p.Traits = traits; traits == nil {
 		p.Traits = fluxly.Traits{}
 	}
-	if raw := s.getRaw(6); raw != nil {
+	if raw := s.getRaw(8); raw != nil {
 		if err := json.Unmarshal(raw, &p.Unsubscribed); err != nil {
 			return nil, fmt.Errorf("stored unsubscriptions: %w: %w", ErrCorrupt, err)
 		}
@@ -38,53 +35,13 @@ func (t *tx) scanProfile(s statement) (*fluxly.Profile, error) {
 	return p, nil
 }
 
-// encodeIDs writes the ids of a profile besides its own as an object of lists;
-// nil when there is none.
-func encodeIDs(p *fluxly.Profile) []byte {
-	var out []byte
-	list := func(kind fluxly.IDKind, ids []string) {
-		if len(ids) == 0 {
-			return
-		}
-		if out == nil {
-			out = append(make([]byte, 0, 128), '{')
-		} else {
-			out = append(out, ',')
-		}
-		out = append(value.AppendString(out, string(kind)), ':')
-		for i, id := range ids {
-			sep := byte(',')
-			if i == 0 {
-				sep = '['
-			}
-			out = value.AppendString(append(out, sep), id)
-		}
-		out = append(out, ']')
-	}
-	list(fluxly.UserID, p.UserIDs)
-	list(fluxly.ExternalID, p.ExternalIDs)
-	list(fluxly.AnonymousID, p.AnonymousIDs)
-	if out != nil {
-		out = append(out, '}')
-	}
-	return out
-}
-
-func decodeIDs(raw []byte, p *fluxly.Profile) error {
-	m, err := decodeValues(raw)
-	if err != nil {
-		return err
-	}
-	list := func(kind fluxly.IDKind) (ids []string) {
-		values, _ := m[string(kind)].([]any)
-		for _, v := range values {
-			id, _ := v.(string)
-			ids = append(ids, id)
-		}
-		return ids
-	}
-	p.UserIDs, p.ExternalIDs, p.AnonymousIDs = list(fluxly.UserID), list(fluxly.ExternalID), list(fluxly.AnonymousID)
-	return nil
+// scanIDs reads the three lists of ids.
+func scanIDs(s statement, column int, p *fluxly.Profile) error {
+	var errs [3]error
+	p.UserIDs, errs[0] = decodeStrings(s.getRaw(column))
+	p.ExternalIDs, errs[1] = decodeStrings(s.getRaw(column + 1))
+	p.AnonymousIDs, errs[2] = decodeStrings(s.getRaw(column + 2))
+	return firstError(errs[:]...)
 }
 
 // identifiers lists the ids that lead to a profile, its own first.
@@ -108,8 +65,20 @@ func (t *tx) FindProfiles(ctx context.Context, ids []fluxly.Identifier) ([]*flux
 		return nil, err
 	}
 	var found []*fluxly.Profile
-	var pids []int64
+	var room [8]int64
+	pids := room[:0]
 	for _, id := range ids {
+		if hit := t.cachedProfile(id); hit != nil {
+			if !slices.Contains(pids, hit.pid) {
+				p, err := copyProfile(hit.profile)
+				if err != nil {
+					return nil, err
+				}
+				pids, found = append(pids, hit.pid), append(found, p)
+				t.knowProfile(p.ID, hit.pid)
+			}
+			continue
+		}
 		s := t.db.query("SELECT " + profileColumns + " FROM identities i JOIN profiles p ON p.pid = i.pid WHERE i.kind = ? AND i.value = ?").
 			text(string(id.Kind)).text(id.Value)
 		var err error
@@ -119,6 +88,7 @@ func (t *tx) FindProfiles(ctx context.Context, ids []fluxly.Identifier) ([]*flux
 				var p *fluxly.Profile
 				if p, err = t.scanProfile(s); err == nil {
 					found = append(found, p)
+					err = t.cacheProfile(id, pid, p)
 				}
 			}
 		}
@@ -175,10 +145,10 @@ func (t *tx) profileList(s statement) (list []*fluxly.Profile, err error) {
 }
 
 func (t *tx) PutProfile(ctx context.Context, p *fluxly.Profile) error {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return err
 	}
-	traits, err := encodeValues("traits", p.Traits)
+	traits, err := t.encodeValues("traits", p.Traits)
 	if err != nil {
 		return err
 	}
@@ -200,6 +170,8 @@ func (t *tx) PutProfile(ctx context.Context, p *fluxly.Profile) error {
 	if err != nil {
 		return err
 	}
+	t.forget(ids)
+	t.forget(old)
 	for _, id := range old {
 		if !slices.Contains(ids, id) {
 			if err := t.dropIdentity(id, pid); err != nil {
@@ -207,12 +179,14 @@ func (t *tx) PutProfile(ctx context.Context, p *fluxly.Profile) error {
 			}
 		}
 	}
-	s := t.db.query(`INSERT INTO profiles (id, created, updated, ids, traits, unsubscribed) VALUES (?, ?, ?, ?, ?, ?)
+	s := t.db.query(`INSERT INTO profiles (id, created, updated, user_ids, external_ids, anonymous_ids, traits, unsubscribed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET created = excluded.created, updated = excluded.updated,
-		ids = excluded.ids, traits = excluded.traits, unsubscribed = excluded.unsubscribed RETURNING pid`).text(p.ID)
+		user_ids = excluded.user_ids, external_ids = excluded.external_ids, anonymous_ids = excluded.anonymous_ids, traits = excluded.traits, unsubscribed = excluded.unsubscribed RETURNING pid`).text(p.ID)
 	bindTime(s, p.CreatedAt)
 	bindTime(s, p.UpdatedAt)
-	bindJSON(s, encodeIDs(p))
+	for _, list := range [][]string{p.UserIDs, p.ExternalIDs, p.AnonymousIDs} {
+		bindJSON(s, t.encodeStrings(list))
+	}
 	bindJSON(s, traits)
 	bindJSON(s, unsubscribed)
 	pid, _, err = t.one(s)
@@ -230,15 +204,41 @@ func (t *tx) PutProfile(ctx context.Context, p *fluxly.Profile) error {
 	return nil
 }
 
+func (t *tx) cachedProfile(id fluxly.Identifier) *cached {
+	if t.cache == nil {
+		return nil
+	}
+	return t.cache.get(id)
+}
+
+// cacheProfile keeps a profile that was just read.
+func (t *tx) cacheProfile(id fluxly.Identifier, pid int64, p *fluxly.Profile) error {
+	if t.cache == nil || t.wroteProfiles {
+		return nil
+	}
+	kept, err := copyProfile(p)
+	if err == nil {
+		t.cache.put(id, &cached{pid: pid, profile: kept})
+	}
+	return err
+}
+
+// forget takes the profiles that these ids lead to out of the cache, because
+// they or the ids change.
+func (t *tx) forget(ids []fluxly.Identifier) {
+	t.wroteProfiles = true
+	if t.cache != nil {
+		t.cache.drop(ids)
+	}
+}
+
 // storedIDs returns the number of a profile and the ids it was stored with.
 func (t *tx) storedIDs(id string) (pid int64, ids []fluxly.Identifier, err error) {
-	s := t.db.query("SELECT pid, ids FROM profiles WHERE id = ? AND created IS NOT NULL").text(id)
+	s := t.db.query("SELECT pid, user_ids, external_ids, anonymous_ids FROM profiles WHERE id = ? AND created IS NOT NULL").text(id)
 	if s.next() {
 		pid = s.getInteger(0)
 		p := fluxly.Profile{ID: id}
-		if raw := s.getRaw(1); raw != nil {
-			err = decodeIDs(raw, &p)
-		}
+		err = scanIDs(s, 1, &p)
 		ids = identifiers(&p)
 	}
 	return pid, ids, firstError(t.fail(s.done()), err)
@@ -256,6 +256,7 @@ func (t *tx) removeProfile(id string) error {
 	if err != nil {
 		return err
 	}
+	t.forget(ids)
 	for _, known := range ids {
 		if err := t.dropIdentity(known, pid); err != nil {
 			return err
@@ -269,7 +270,7 @@ func (t *tx) removeProfile(id string) error {
 }
 
 func (t *tx) MergeProfile(ctx context.Context, from, into string) error {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return err
 	}
 	if from == into {
@@ -298,7 +299,7 @@ func (t *tx) MergeProfile(ctx context.Context, from, into string) error {
 }
 
 func (t *tx) EraseProfile(ctx context.Context, id string, addresses []string) (int, error) {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return 0, err
 	}
 	t.erased = true
@@ -338,7 +339,7 @@ func (t *tx) EraseProfile(ctx context.Context, id string, addresses []string) (i
 }
 
 func (t *tx) PutErasure(ctx context.Context, e *fluxly.ErasureRecord) error {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return err
 	}
 	if err := checkTime("at", e.At); err != nil {
@@ -380,7 +381,7 @@ func (t *tx) Memberships(ctx context.Context, profileID string) ([]fluxly.Member
 }
 
 func (t *tx) PutMembership(ctx context.Context, m *fluxly.Membership) error {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return err
 	}
 	if err := firstError(checkTime("since", m.Since), checkTime("check_at", m.CheckAt)); err != nil {

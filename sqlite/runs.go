@@ -54,10 +54,9 @@ func scanRun(s statement) (*fluxly.Run, error) {
 		ID: s.getText(0), ProfileID: s.getText(1), Automation: s.getText(2), Version: s.getText(3),
 		Key: s.getText(4), Status: fluxly.RunStatus(s.getText(5)), Step: s.getText(6), StartedAt: getTime(s, 7),
 	}
-	if raw := s.getRaw(8); raw != nil {
-		if err := json.Unmarshal(raw, &r.Waits); err != nil {
-			return nil, fmt.Errorf("stored run: %w: %w", ErrCorrupt, err)
-		}
+	var err error
+	if r.Waits, err = decodeStrings(s.getRaw(8)); err != nil {
+		return nil, err
 	}
 	var b runBody
 	if err := json.Unmarshal(s.getRaw(9), &b); err != nil {
@@ -180,7 +179,7 @@ func (t *tx) Runs(ctx context.Context, q fluxly.RunQuery) ([]*fluxly.Run, error)
 }
 
 func (t *tx) PutRun(ctx context.Context, r *fluxly.Run) error {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return err
 	}
 	if err := firstError(checkTime("started_at", r.StartedAt), checkTime("wake_at", r.WakeAt)); err != nil {
@@ -190,17 +189,7 @@ func (t *tx) PutRun(ctx context.Context, r *fluxly.Run) error {
 	if err != nil {
 		return err
 	}
-	var waits []byte
-	for i, name := range r.Waits {
-		sep := byte(',')
-		if i == 0 {
-			sep = '['
-		}
-		waits = value.AppendString(append(waits, sep), name)
-	}
-	if waits != nil {
-		waits = append(waits, ']')
-	}
+	waits := t.encodeStrings(r.Waits)
 	pid, _, err := t.profileNumber(r.ProfileID, true)
 	if err != nil {
 		return err
@@ -238,12 +227,12 @@ func (t *tx) PutRun(ctx context.Context, r *fluxly.Run) error {
 }
 
 func (t *tx) AppendLog(ctx context.Context, entries []fluxly.LogEntry) error {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return err
 	}
 	for i := range entries {
 		e := &entries[i]
-		detail, err := encodeValues("detail", e.Detail)
+		detail, err := t.encodeValues("detail", e.Detail)
 		if err != nil {
 			return err
 		}
@@ -334,7 +323,7 @@ func (t *tx) CountLog(ctx context.Context, automation string) ([]fluxly.LogCount
 }
 
 func (t *tx) PutDefinition(ctx context.Context, d *fluxly.Definition) error {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return err
 	}
 	if err := checkTime("created_at", d.CreatedAt); err != nil {

@@ -29,7 +29,9 @@ CREATE TABLE profiles (
 	id TEXT NOT NULL UNIQUE,
 	created ANY,
 	updated ANY,
-	ids TEXT,
+	user_ids TEXT,
+	external_ids TEXT,
+	anonymous_ids TEXT,
 	traits TEXT,
 	unsubscribed TEXT
 ) STRICT;

@@ -71,7 +71,7 @@ func (t *tx) sendList(s statement) (list []*fluxly.SendRecord, err error) {
 }
 
 func (t *tx) PutSend(ctx context.Context, m *fluxly.SendRecord) error {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return err
 	}
 	if err := firstError(checkTime("queued_at", m.QueuedAt), checkTime("due_at", m.DueAt)); err != nil {
@@ -218,7 +218,7 @@ func (t *tx) Suppression(ctx context.Context, address, stream string) (*fluxly.S
 }
 
 func (t *tx) PutSuppression(ctx context.Context, p *fluxly.Suppression) error {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return err
 	}
 	if err := checkTime("at", p.At); err != nil {
@@ -230,7 +230,7 @@ func (t *tx) PutSuppression(ctx context.Context, p *fluxly.Suppression) error {
 }
 
 func (t *tx) DeleteSuppression(ctx context.Context, address, stream string) error {
-	if err := t.check(ctx, true); err != nil {
+	if err := t.begin(ctx); err != nil {
 		return err
 	}
 	return t.fail(t.db.query("DELETE FROM suppressions WHERE address = ? AND stream = ?").text(strings.ToLower(address)).text(stream).exec())

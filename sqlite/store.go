@@ -88,6 +88,7 @@ type Store struct {
 
 	// Written by the holder of writer alone.
 	lastSeq int64
+	cache   cache
 	// wipe: something was erased whose traces are still in the WAL.
 	wipe atomic.Bool
 
@@ -106,8 +107,20 @@ func (s *Store) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 	}
 	defer func() { s.writer <- c }()
 
-	tx := &tx{db: c, writes: true, lastSeq: s.lastSeq}
-	if err := c.transact(ctx, "BEGIN IMMEDIATE", tx, fn); err != nil {
+	tx := &tx{db: c, writes: true, lastSeq: s.lastSeq, cache: &s.cache}
+	checked := func(t fluxly.Tx) error {
+		// Another program may have written to the file.
+		version, err := c.pragma("data_version")
+		if err != nil {
+			return err
+		}
+		if version != s.cache.version {
+			s.cache.clear()
+			s.cache.version = version
+		}
+		return fn(t)
+	}
+	if err := c.transact(ctx, "BEGIN IMMEDIATE", tx, checked); err != nil {
 		return err
 	}
 	s.lastSeq = tx.lastSeq

@@ -1,9 +1,12 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/getfluxly/fluxly"
@@ -23,6 +26,14 @@ type tx struct {
 	erased   bool
 	earliest [len(lanes)]time.Time
 
+	// cache is nil in a view. wroteProfiles keeps what is not committed out of
+	// it.
+	cache         *cache
+	wroteProfiles bool
+
+	// buf holds what the present method encodes.
+	buf []byte
+
 	// What was looked up in this transaction; see profileNumber, nameNumber.
 	profiles map[string]int64
 	names    map[string]int64
@@ -41,6 +52,12 @@ func (t *tx) check(ctx context.Context, write bool) error {
 		return errors.New("sqlite store: write in View; use Update")
 	}
 	return ctx.Err()
+}
+
+// begin is check for a write; what was encoded before is not good any more.
+func (t *tx) begin(ctx context.Context) error {
+	t.buf = t.buf[:0]
+	return t.check(ctx, true)
 }
 
 // fail keeps the error of a statement.
@@ -160,10 +177,16 @@ func (t *tx) Due(ctx context.Context, kind fluxly.WorkKind, now time.Time, limit
 	return due, next, t.fail(after.done())
 }
 
-// encodeValues writes a map of values as JSON; an empty one is nil.
-func encodeValues(field string, m map[string]any) ([]byte, error) {
+// encodeValues writes a map of values as JSON; an empty one is nil. The result
+// is good until begin is called, which every method that encodes does first.
+func (t *tx) encodeValues(field string, m map[string]any) ([]byte, error) {
 	if len(m) == 0 {
 		return nil, nil
+	}
+	start := len(t.buf)
+	if value.Flat(m) {
+		t.buf = value.AppendJSON(t.buf, m)
+		return t.buf[start:], nil
 	}
 	n, err := value.NormalizeMap(m)
 	if err != nil {
@@ -173,7 +196,8 @@ func encodeValues(field string, m map[string]any) ([]byte, error) {
 		}
 		return nil, &field
 	}
-	return value.AppendJSON(make([]byte, 0, 256), n), nil
+	t.buf = value.AppendJSON(t.buf, n)
+	return t.buf[start:], nil
 }
 
 // decodeValues reads what encodeValues wrote.
@@ -189,11 +213,44 @@ func decodeValues(raw []byte) (map[string]any, error) {
 	return m, nil
 }
 
+// encodeStrings writes a list as a JSON array; an empty one is nil. The result
+// is good as long as that of encodeValues.
+func (t *tx) encodeStrings(list []string) []byte {
+	if len(list) == 0 {
+		return nil
+	}
+	start := len(t.buf)
+	t.buf = append(t.buf, '[')
+	for i, s := range list {
+		if i > 0 {
+			t.buf = append(t.buf, ',')
+		}
+		t.buf = value.AppendString(t.buf, s)
+	}
+	t.buf = append(t.buf, ']')
+	return t.buf[start:]
+}
+
+// decodeStrings reads what encodeStrings wrote.
+func decodeStrings(raw []byte) (list []string, err error) {
+	switch {
+	case len(raw) == 0:
+		return nil, nil
+	case len(raw) > 4 && bytes.IndexByte(raw, '\\') < 0:
+		// Without escapes no quote stands inside of a string.
+		return strings.Split(string(raw[2:len(raw)-2]), `","`), nil
+	}
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, fmt.Errorf("stored list: %w: %w", ErrCorrupt, err)
+	}
+	return list, nil
+}
+
 // bindJSON binds JSON as text, so that it can be read with any SQL tool; nil
 // is NULL.
 func bindJSON(s statement, raw []byte) statement {
 	if raw == nil {
 		return s.null()
 	}
-	return s.text(string(raw))
+	return s.rawText(raw)
 }

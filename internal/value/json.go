@@ -148,7 +148,7 @@ const maxDecodeDepth = 64
 // their value; of a repeated key the last counts; text must be valid UTF-8,
 // escaped surrogates in pairs. The error is a [*SyntaxError].
 func Decode(data []byte) (any, error) {
-	d := decoder{data: data}
+	d := decoder{data: data, text: string(data)}
 	v, err := d.value(1)
 	if err != nil {
 		return nil, err
@@ -161,6 +161,7 @@ func Decode(data []byte) (any, error) {
 
 type decoder struct {
 	data []byte
+	text string // data once more: strings are cut from it, not copied each
 	pos  int
 }
 
@@ -293,7 +294,7 @@ func (d *decoder) number() (any, error) {
 		}
 		break
 	}
-	v, err := Number(string(d.data[start:i]))
+	v, err := Number(d.text[start:i])
 	if err != nil {
 		return nil, d.fail("%v", err)
 	}
@@ -312,7 +313,7 @@ func (d *decoder) str() (string, error) {
 				return "", d.fail("text that is not valid UTF-8")
 			}
 			d.pos = i + 1
-			return string(raw), nil
+			return d.text[start:i], nil
 		case c == '\\':
 			return d.escaped(start, i)
 		case c < ' ':
