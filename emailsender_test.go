@@ -147,3 +147,21 @@ func TestRenderNilData(t *testing.T) {
 		t.Errorf("%q, %v", got.Text, err)
 	}
 }
+
+// A stream whose unsubscribe handling is the program's own.
+func TestCustomUnsubscribe(t *testing.T) {
+	t.Parallel()
+	store := fluxly.NewMemoryStore()
+	t.Cleanup(func() { _ = store.Close() })
+	cfg := fluxly.Config{
+		Store: store, Sender: &fluxlytest.FakeSender{Stream: "broadcast"}, Mode: fluxly.DryRun, From: "hello@acme.test",
+		Emails: emailFiles("news.txt", "---\nSubject: News\n---\nhttps://acme.test/leave\n"),
+	}
+	if _, err := fluxly.New(cfg); !errors.Is(err, fluxly.ErrInvalid) {
+		t.Errorf("a mail that nobody can leave by: %v", err)
+	}
+	cfg.CustomUnsubscribe = true
+	if _, err := fluxly.New(cfg); err != nil {
+		t.Error(err)
+	}
+}

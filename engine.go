@@ -88,6 +88,11 @@ type Config struct {
 	// EmailOptions sets how they are read.
 	Emails       fs.FS
 	EmailOptions EmailOptions
+	// CustomUnsubscribe says that the templates carry unsubscribe links of the
+	// program's own, as a Postmark stream whose unsubscribe handling is
+	// "Custom" wants it: New then does not ask for {{{ pm:unsubscribe }}}.
+	// https://postmarkapp.com/support/article/managing-your-own-unsubscribe-process
+	CustomUnsubscribe bool
 	// Automations are checked by New, all mistakes at once.
 	Automations []Automation
 	// Segments are conditions with a name.
@@ -334,7 +339,9 @@ func (e *Engine) loadEmails(c *compiler) {
 	if s, ok := e.cfg.Sender.(interface{ MessageStream() string }); ok {
 		stream = s.MessageStream()
 	}
-	c.problems = append(c.problems, set.checkSender(e.cfg.Sender, stream)...)
+	if !e.cfg.CustomUnsubscribe {
+		c.problems = append(c.problems, set.checkSender(e.cfg.Sender, stream)...)
+	}
 	for _, name := range set.names() {
 		st := set.settings(name)
 		to := st.Stream
