@@ -125,7 +125,12 @@ type Config struct {
 	// Logger gets what an operator wants to see. Default: discarded. No
 	// address, property or trait is logged.
 	Logger *slog.Logger
-	// Now is the clock. Default: time.Now.
+	// Now is the clock. Default: time.Now. When it goes back by up to an hour,
+	// the engine's time stands still until the clock has caught up; when it
+	// goes back further, the engine goes back with it. The engine remembers
+	// the latest time for as long as it lives: what an engine before it stored
+	// may be in the future of a clock that went back in between, and counts in
+	// windows when its time has come.
 	Now func() time.Time
 }
 
@@ -162,6 +167,7 @@ type Engine struct {
 	store    Store
 	emails   *emailSet
 	owner    string
+	clock    *steadyClock
 	counters counters
 
 	programs []*program            // the present versions, in the order of Config
@@ -207,6 +213,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		cfg:     cfg,
 		store:   cfg.Store,
+		clock:   &steadyClock{read: cfg.Now},
 		current: map[string]*program{}, pinned: map[string]*program{},
 		triggers: map[string][]*program{}, awaited: map[string]bool{},
 	}
@@ -423,7 +430,7 @@ func (e *Engine) adopt(c *compiler) error {
 	if len(c.problems) > 0 {
 		return nil
 	}
-	now := e.cfg.Now()
+	now := e.now()
 	err = e.store.Update(ctx, func(tx Tx) error {
 		for _, p := range e.programs {
 			d := &Definition{Automation: p.def.Name, Version: p.version, JSON: p.json, CreatedAt: now}

@@ -150,6 +150,27 @@ func TestT9Enroll(t *testing.T) {
 	if err != nil || !again.Existed || again.RunID != first.RunID {
 		t.Fatalf("again: %+v, %v", again, err)
 	}
+	k.Advance(time.Hour)
+	for name, in := range map[string]fluxly.Enrollment{
+		"refused":        {Automation: "dunning", ExternalID: "u1", Key: "sub_9", MessageID: "m1"},
+		"with a merge":   {Automation: "dunning", AnonymousID: "anon", Key: "sub_7", MessageID: "m2"},
+		"without people": {Automation: "dunning", ExternalID: "u9", Key: "sub_9", MessageID: "m3"},
+	} {
+		before, err := k.Engine.Enroll(t.Context(), in)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if name == "with a merge" {
+			k.Identify(fluxly.Identity{ExternalID: "u1", AnonymousID: "anon"})
+		}
+		after, err := k.Engine.Enroll(t.Context(), in)
+		if err != nil || !after.Existed || after.RunID != before.RunID {
+			t.Errorf("%s: %+v, then with the same message id %+v, %v", name, before, after, err)
+		}
+		if _, err := k.Engine.RunLog(t.Context(), after.RunID); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	if _, err := k.Engine.Enroll(t.Context(), fluxly.Enrollment{Automation: "nope", ExternalID: "u1"}); !errors.Is(err, fluxly.ErrNotFound) {
 		t.Errorf("unknown automation: %v", err)
 	}

@@ -56,7 +56,8 @@ func (c *Clock) Now() time.Time {
 	return c.now
 }
 
-// Set moves the clock to t, also backwards.
+// Set moves the clock to t. It may go backwards, as the clocks of computers do;
+// an engine then stands still for a while, see [fluxly.Config].
 func (c *Clock) Set(t time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,0 +1,36 @@
+package fluxly
+
+import (
+	"sync"
+	"time"
+)
+
+// farBack is how far back a clock may go for the engine to wait for it. A
+// clock that goes back further was wrong before, and to stand still for that
+// long would be worse than to go back with it.
+const farBack = time.Hour
+
+// steadyClock never goes back a little, so that what was stored a moment ago is
+// never in the future: it would count neither in windows nor as what came
+// last. It may be read from many goroutines.
+type steadyClock struct {
+	read func() time.Time
+
+	mu   sync.Mutex
+	last time.Time
+}
+
+// now is the clock without its monotonic part, in UTC, as it is stored.
+func (c *steadyClock) now() time.Time {
+	t := c.read().Round(0).UTC()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.Before(c.last) && c.last.Sub(t) <= farBack {
+		return c.last
+	}
+	c.last = t
+	return t
+}
+
+// now is the engine's present.
+func (e *Engine) now() time.Time { return e.clock.now() }
