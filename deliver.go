@@ -32,7 +32,8 @@ const (
 )
 
 // lease is how long a claimed mail is left alone: longer than a hand-over can
-// take, so that a mail whose claim is over belongs to a process that died.
+// take, so that a mail whose claim is over belongs to a process that died, or
+// to this one after its clock was set forward, which [flights] can tell.
 func (e *Engine) lease() time.Duration { return 2*e.cfg.SendTimeout + 10*time.Second }
 
 // sendAll claims queued mails and hands each over on its own. It returns when
@@ -49,7 +50,7 @@ func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 		// must be: counted when the transaction begins, because slots get free
 		// while it waits for its turn.
 		n := 1
-		claimed, lost, err := w.e.claimEach(ctx, func() []Work {
+		claimed, lost, err := w.claimEach(ctx, func() []Work {
 			for n < len(batch) {
 				select {
 				case w.slots <- struct{}{}:
@@ -61,55 +62,67 @@ func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 			}
 			return batch[:n]
 		})
-		for range n - len(claimed) {
+		for range n - len(claimed) - len(lost) {
 			<-w.slots
 		}
 		failed = errors.Join(failed, err)
-		if _, ok := errors.AsType[*hostError](err); err != nil && !ok {
-			return failed
-		}
-		for _, m := range claimed {
+		for _, f := range claimed {
 			w.wg.Go(func() {
+				defer w.e.flights.end(f)
 				// The slot is free again when the provider has answered: the
 				// outcome is then stored beside the next hand-over. That of a
 				// sender that never returns is lost, so that such calls do not
 				// add up without end.
-				w.e.handOver(context.WithoutCancel(ctx), m, func() { <-w.slots })
+				w.e.handOver(context.WithoutCancel(ctx), f, func() { <-w.slots })
 			})
 		}
-		for _, key := range lost {
-			failed = errors.Join(failed, w.e.settleUnknown(ctx, key, "the process ended during the hand-over, or its outcome could not be stored"))
+		for _, f := range lost {
+			w.wg.Go(func() {
+				defer func() { <-w.slots }()
+				defer w.e.flights.end(f)
+				w.e.settleUnknown(context.WithoutCancel(ctx), f.mail, "the process ended during the hand-over, or its outcome could not be stored")
+			})
+		}
+		if err != nil {
+			return failed
 		}
 		batch = batch[n:]
 	}
 	return failed
 }
 
-// claimEach is claimMails, but a mail that the host's own code fails for (a
-// condition behind it) does not keep the others.
-func (e *Engine) claimEach(ctx context.Context, pick func() []Work) (claimed []*SendRecord, lost []string, err error) {
+// claimEach is claimMails, but a mail that fails by itself (by a condition
+// behind it, say) does not keep the others.
+func (w *worker) claimEach(ctx context.Context, pick func() []Work) (claimed, lost []*flight, err error) {
 	var batch []Work
-	claimed, lost, err = e.claimMails(ctx, func() []Work {
+	claimed, lost, err = w.e.claimMails(ctx, func() []Work {
 		batch = pick()
 		return batch
 	})
-	if _, ok := errors.AsType[*hostError](err); !ok || len(batch) == 1 {
+	if err == nil || ctx.Err() != nil {
 		return claimed, lost, err
 	}
-	err = nil
+	errs := make([]error, len(batch))
 	for i := range batch {
-		c, l, failed := e.claimMails(ctx, func() []Work { return batch[i : i+1] })
-		claimed, lost, err = append(claimed, c...), append(lost, l...), errors.Join(err, failed)
+		var c, l []*flight
+		c, l, errs[i] = w.e.claimMails(ctx, func() []Work { return batch[i : i+1] })
+		claimed, lost = append(claimed, c...), append(lost, l...)
 	}
-	return claimed, lost, err
+	return claimed, lost, w.putOffFailed(ctx, WorkSend, batch, errs)
 }
 
 // claimMails decides about due mails in one transaction: each is skipped with
-// its reason, put off, or claimed. lost are claims of a process that died. The
-// mails are those that take returns inside the transaction.
-func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed []*SendRecord, lost []string, err error) {
+// its reason, put off, or claimed. lost are claims of a process that died: they
+// are left alone for as long as it takes to ask the provider. The mails are
+// those that take returns inside the transaction.
+func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, lost []*flight, err error) {
+	forget := func() {
+		e.flights.end(claimed...)
+		e.flights.end(lost...)
+		claimed, lost = nil, nil
+	}
 	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
-		claimed, lost = claimed[:0], lost[:0]
+		forget()
 		now := e.now()
 		e.mu.Lock()
 		held := e.heldUntil
@@ -124,7 +137,13 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed []
 			}
 			switch m.Status {
 			case SendSending:
-				lost = append(lost, m.Key)
+				if !e.flights.has(m.Key) {
+					lost = append(lost, e.flights.begin(m))
+				}
+				m.DueAt = now.Add(e.lease())
+				if err := tx.PutSend(ctx, m); err != nil {
+					return err
+				}
 				continue
 			case SendQueued:
 			case SendAccepted, SendRefused, SendSkipped, SendUnknown:
@@ -154,14 +173,14 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed []
 			if err := tx.PutSend(ctx, m); err != nil {
 				return err
 			}
-			claimed = append(claimed, m)
+			claimed = append(claimed, e.flights.begin(m))
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, nil, err
+		forget()
 	}
-	return claimed, lost, nil
+	return claimed, lost, err
 }
 
 // parties reads whom and what a mail belongs to.
@@ -261,27 +280,37 @@ func (e *Engine) streamOf(st EmailSettings) string {
 // handOver composes a claimed mail, asks once more whether it may go, and
 // gives it to the sender. It calls done when the sender is free again, which
 // for one that never returns is never.
-func (e *Engine) handOver(ctx context.Context, m *SendRecord, done func()) {
-	var msg *Message
-	var reason, detail string
-	err := protect(func() error {
-		return e.store.View(ctx, func(tx Tx) error { return e.prepare(ctx, tx, m, &msg, &reason, &detail) })
-	})
-	switch {
-	case err != nil:
-		// Nothing was handed over, so it may simply be tried again.
-		e.settleTemporary(ctx, m, fmt.Errorf("read before the hand-over: %w", err), 0, false)
-	case reason != "":
-		e.settle(ctx, m, SendSkipped, reason, detail, Receipt{})
-	default:
-		e.give(ctx, m, msg, done)
+func (e *Engine) handOver(ctx context.Context, f *flight, done func()) {
+	m := f.mail
+	for {
+		var msg *Message
+		var reason, detail string
+		look := func(ctx context.Context, tx Tx) error { return e.prepare(ctx, tx, m, &msg, &reason, &detail) }
+		var err error
+		if e.flights.look(f) {
+			err = e.finish(ctx, look)
+		} else {
+			err = protect(func() error { return e.store.View(ctx, func(tx Tx) error { return look(ctx, tx) }) })
+		}
+		switch {
+		case err != nil:
+			// Nothing was handed over, so it may simply be tried again.
+			e.settleTemporary(ctx, m, fmt.Errorf("read before the hand-over: %w", err), 0, false)
+		case reason != "":
+			e.settle(ctx, m, SendSkipped, reason, detail, Receipt{})
+		case e.give(ctx, f, msg, done):
+			return
+		default:
+			continue
+		}
+		done()
 		return
 	}
-	done()
 }
 
 // prepare composes a mail, or says why it must not go.
 func (e *Engine) prepare(ctx context.Context, tx Tx, m *SendRecord, msg **Message, reason, detail *string) error {
+	*msg, *reason, *detail = nil, "", ""
 	prof, run, err := e.parties(ctx, tx, m)
 	if err != nil {
 		return err
@@ -299,30 +328,39 @@ func (e *Engine) prepare(ctx context.Context, tx Tx, m *SendRecord, msg **Messag
 	return nil
 }
 
-// give hands a composed mail to the sender.
-func (e *Engine) give(ctx context.Context, m *SendRecord, msg *Message, done func()) {
+// give hands a composed mail to the sender. It reports false when it did not,
+// because the mail must be looked at again.
+func (e *Engine) give(ctx context.Context, f *flight, msg *Message, done func()) bool {
+	m := f.mail
 	m.To, m.Stream, m.Subject = msg.To, msg.Stream, msg.Subject
 	body, err := json.Marshal(msg)
 	if err != nil {
 		e.settle(ctx, m, SendSkipped, ReasonTemplate, err.Error(), Receipt{})
 		done()
-		return
+		return true
 	}
 	sum := sha256.Sum256(body)
 	m.BodyHash = hex.EncodeToString(sum[:])
 	if e.cfg.KeepBodies {
 		m.Body = body
 	}
-	receipt, err := e.send(ctx, m, msg, done)
-	if err == nil {
+	receipt, err := e.send(ctx, f, msg, done)
+	switch {
+	case err == nil:
 		e.mu.Lock()
 		e.heldFor, e.heldUntil = 0, time.Time{}
 		e.mu.Unlock()
 		e.settle(ctx, m, SendAccepted, "", "", receipt)
-		return
+	case errors.Is(err, errLookAgain):
+		return false
+	default:
+		e.settleError(ctx, m, err)
 	}
-	e.settleError(ctx, m, err)
+	return true
 }
+
+// errLookAgain: the sender was not called, because something came in between.
+var errLookAgain = errors.New("look again")
 
 // stragglerGrace is how long after the end of its context a call may take to
 // return before it counts as stuck.
@@ -330,22 +368,26 @@ const stragglerGrace = 5 * time.Second
 
 // send calls the sender, at most for Config.SendTimeout: also one that does
 // not look at its context must not keep the engine from ending.
-func (e *Engine) send(ctx context.Context, m *SendRecord, msg *Message, done func()) (Receipt, error) {
+func (e *Engine) send(ctx context.Context, f *flight, msg *Message, done func()) (Receipt, error) {
 	var r Receipt
 	// What it is when the sender ends its goroutine and returns nothing.
 	var err error = &DeliveryError{Kind: Unknown, Text: "the sender ended its goroutine (runtime.Goexit)"}
 	ended := bounded(ctx, e.cfg.SendTimeout, func(ctx context.Context) {
+		if !e.flights.call(f) {
+			err = errLookAgain
+			return
+		}
 		defer done()
 		r, err = sendSafely(ctx, e.cfg.Sender, msg)
 		// Before the slot is free, so that no further mail meets the same wall.
 		if de, ok := errors.AsType[*DeliveryError](err); ok && de.Account && de.Kind != Unknown {
-			e.hold(min(max(de.RetryAfter, 0), longestWait))
+			e.hold(f.mail.ClaimedAt, min(max(de.RetryAfter, 0), longestWait))
 		}
 	})
 	if ended {
 		return r, err
 	}
-	e.cfg.Logger.Error("the sender does not return: it must end when its context does; one of Config.MaxSends is lost for now", "send_key", m.Key)
+	e.cfg.Logger.Error("the sender does not return: it must end when its context does; one of Config.MaxSends is lost for now", "send_key", f.mail.Key)
 	return Receipt{}, &DeliveryError{Kind: Unknown, Phase: "reply", Text: fmt.Sprintf("the sender did not return within %s, nor when its context ended", e.cfg.SendTimeout)}
 }
 
@@ -422,9 +464,7 @@ func (e *Engine) settleError(ctx context.Context, m *SendRecord, err error) {
 		"phase", de.Phase, "code", de.Code, "attempt", m.Attempts)
 	switch {
 	case de.Kind == Unknown:
-		if err := e.settleUnknown(ctx, m.Key, err.Error()); err != nil {
-			e.cfg.Logger.Error("the outcome of a mail could not be stored", "send_key", m.Key, "error", err)
-		}
+		e.settleUnknown(ctx, m, err.Error())
 	case de.Account:
 		wait := e.holdLeft()
 		e.counters.accountErrors.Add(1)
@@ -442,14 +482,16 @@ func (e *Engine) settleError(ctx context.Context, m *SendRecord, err error) {
 const longestWait = 24 * time.Hour
 
 // hold keeps the sender from being called for a while, longer each time. Mails
-// that were under way together fail together, and count as one failure.
-func (e *Engine) hold(retryAfter time.Duration) {
+// that were under way together fail together, and count as one failure: one
+// that was claimed before the last hold began, and was slow to fail, says
+// nothing new.
+func (e *Engine) hold(claimedAt time.Time, retryAfter time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()
-	if !e.heldUntil.After(now) {
+	if claimedAt.After(e.heldAt) && !e.heldUntil.After(now) {
 		e.heldFor = min(max(2*e.heldFor, 30*time.Second), 15*time.Minute)
-		e.heldUntil = now.Add(e.heldFor)
+		e.heldAt, e.heldUntil = now, now.Add(e.heldFor)
 	}
 	if until := now.Add(retryAfter); until.After(e.heldUntil) {
 		e.heldUntil = until
@@ -470,7 +512,6 @@ func (e *Engine) settle(ctx context.Context, m *SendRecord, status SendStatus, r
 		if err != nil || now == nil {
 			return err
 		}
-		now.To, now.Stream, now.Subject, now.BodyHash, now.Body = m.To, m.Stream, m.Subject, m.BodyHash, m.Body
 		return e.settleIn(ctx, tx, now, status, reason, detail, r)
 	})
 	if err != nil {
@@ -479,16 +520,17 @@ func (e *Engine) settle(ctx context.Context, m *SendRecord, status SendStatus, r
 	}
 }
 
-// claimedBy reads a mail again and returns it if it is still in the claim
-// that m is.
+// claimedBy reads a mail again and returns it, with what was composed in m, if
+// it is still in the claim that m is.
 func (e *Engine) claimedBy(ctx context.Context, tx Tx, m *SendRecord) (*SendRecord, error) {
 	now, err := tx.Send(ctx, m.Key)
 	if err != nil || now == nil {
 		return nil, err
 	}
-	if now.Status != SendSending || now.Owner != m.Owner || now.Attempts != m.Attempts {
+	if now.Status != SendSending || now.Owner != m.Owner || now.Attempts != m.Attempts || !now.ClaimedAt.Equal(m.ClaimedAt) {
 		return nil, nil
 	}
+	now.To, now.Stream, now.Subject, now.BodyHash, now.Body = m.To, m.Stream, m.Subject, m.BodyHash, m.Body
 	return now, nil
 }
 
@@ -526,7 +568,8 @@ func (e *Engine) settleIn(ctx context.Context, tx Tx, m *SendRecord, status Send
 }
 
 // settleTemporary puts a mail back into the queue, or ends it when it was
-// tried long enough. A failure of the account does not use up the time.
+// tried long enough since the first of its own failures in a row. A failure of
+// the account is none of its own.
 func (e *Engine) settleTemporary(ctx context.Context, m *SendRecord, cause error, after time.Duration, account bool) {
 	err := e.finish(ctx, func(ctx context.Context, tx Tx) error {
 		now, err := e.claimedBy(ctx, tx, m)
@@ -534,12 +577,17 @@ func (e *Engine) settleTemporary(ctx context.Context, m *SendRecord, cause error
 			return err
 		}
 		at := e.now()
-		if !account && at.Sub(now.QueuedAt) > e.cfg.RetryFor && now.Attempts > 1 {
+		switch {
+		case account:
+			now.FailingSince = time.Time{}
+		case now.FailingSince.IsZero():
+			now.FailingSince = at
+		case at.Sub(now.FailingSince) > e.cfg.RetryFor:
 			return e.settleIn(ctx, tx, now, SendRefused, ReasonBudget, cause.Error(), Receipt{})
 		}
-		wait := after
+		wait := max(after, 0)
 		if !account {
-			wait = max(after, backoff(now.Key, now.Attempts, 30*time.Second, time.Hour))
+			wait = max(wait, backoff(now.Key, failures(at.Sub(now.FailingSince), retryFirst), retryFirst, time.Hour))
 		}
 		now.Status, now.Owner, now.Detail = SendQueued, "", clip(cause.Error(), 1000)
 		now.DueAt = at.Add(wait)
@@ -551,23 +599,36 @@ func (e *Engine) settleTemporary(ctx context.Context, m *SendRecord, cause error
 	}
 }
 
+// retryFirst is how long a mail waits after the first of its own failures.
+const retryFirst = 30 * time.Second
+
+// failures is how many failures in a row take a while, when the pauses between
+// them begin with first and double.
+func failures(d, first time.Duration) int {
+	n := 1
+	for pauses := first; pauses <= d && n < 16; pauses = 2*pauses + first {
+		n++
+	}
+	return n
+}
+
 // settleUnknown settles a mail whose reply was lost: by asking the sender,
-// where it can be asked, else by the policy.
-func (e *Engine) settleUnknown(ctx context.Context, key, why string) error {
+// where it can be asked, else by the policy. m is the claim that it belonged
+// to; a later one is left alone.
+func (e *Engine) settleUnknown(ctx context.Context, m *SendRecord, why string) {
 	e.counters.unknown.Add(1)
 	status, reason := SendUnknown, ReasonUnknown
 	var receipt Receipt
+	var wait time.Duration
 	again := false
 	if l, ok := e.cfg.Sender.(LookupSender); ok {
-		askCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.cfg.SendTimeout)
-		r, found, err := l.Lookup(askCtx, key)
-		cancel()
+		r, found, err := e.lookup(ctx, l, m.Key)
 		switch {
 		case err != nil && errors.Is(err, ErrLookupUnavailable):
 		case err != nil:
-			// Nobody could say yet; the claim is renewed and the provider is
-			// asked again when it is over.
-			return e.askLater(ctx, key, fmt.Sprintf("%s; the provider could not be asked: %v", why, err), 0)
+			// Nobody could say yet.
+			why = fmt.Sprintf("%s; the provider could not be asked: %v", why, err)
+			wait = backoff(m.Key, m.Attempts, 30*time.Second, 15*time.Minute)
 		case found:
 			status, reason, receipt = SendAccepted, "", r
 			why = ""
@@ -575,60 +636,53 @@ func (e *Engine) settleUnknown(ctx context.Context, key, why string) error {
 			again = true
 		}
 		if d, ok := l.(interface{ LookupDelay() time.Duration }); ok && again {
-			wait, err := e.lookupWait(ctx, key, d.LookupDelay())
-			if err != nil {
-				return err
-			}
-			if wait > 0 {
-				return e.askLater(ctx, key, why+"; the provider does not show the mail yet", wait)
+			if wait = m.ClaimedAt.Add(d.LookupDelay()).Sub(e.now()); wait > 0 {
+				why += "; the provider does not show the mail yet"
 			}
 		}
 	}
 	if status == SendUnknown && e.cfg.Unknown == SendAgain {
 		again = true
 	}
-	return e.finish(ctx, func(ctx context.Context, tx Tx) error {
-		m, err := tx.Send(ctx, key)
-		if err != nil || m == nil || m.Status != SendSending {
+	err := e.finish(ctx, func(ctx context.Context, tx Tx) error {
+		now, err := e.claimedBy(ctx, tx, m)
+		if err != nil || now == nil {
 			return err
 		}
-		if again {
-			m.Status, m.Owner, m.DueAt, m.Detail = SendQueued, "", e.now(), clip(why, 1000)
+		switch {
+		case wait > 0:
+			// The claim is renewed, and the provider asked again when it is over.
+			now.Owner, now.Detail, now.DueAt = e.owner, clip(why, 1000), e.now().Add(wait)
+			return tx.PutSend(ctx, now)
+		case again:
+			now.Status, now.Owner, now.DueAt, now.Detail = SendQueued, "", e.now(), clip(why, 1000)
 			e.counters.retries.Add(1)
-			return tx.PutSend(ctx, m)
+			return tx.PutSend(ctx, now)
 		}
-		return e.settleIn(ctx, tx, m, status, reason, why, receipt)
+		return e.settleIn(ctx, tx, now, status, reason, why, receipt)
 	})
+	if err != nil {
+		// The claim stays; when it is over the provider is asked again.
+		e.cfg.Logger.Error("the outcome of a mail could not be stored", "send_key", m.Key, "outcome", string(status), "error", err)
+	}
 }
 
-// lookupWait is how long it is until a mail that the provider does not show
-// must be there if it was taken.
-func (e *Engine) lookupWait(ctx context.Context, key string, delay time.Duration) (wait time.Duration, err error) {
-	err = e.store.View(ctx, func(tx Tx) error {
-		m, err := tx.Send(ctx, key)
-		if m != nil {
-			wait = m.ClaimedAt.Add(delay).Sub(e.now())
-		}
-		return err
+// lookup asks the provider about a mail, at most for Config.SendTimeout.
+func (e *Engine) lookup(ctx context.Context, l LookupSender, key string) (r Receipt, found bool, err error) {
+	// What it is when the sender ends its goroutine and returns nothing.
+	err = errors.New("the sender ended its goroutine (runtime.Goexit)")
+	ended := bounded(ctx, e.cfg.SendTimeout, func(ctx context.Context) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("panic in the sender: %v", p)
+			}
+		}()
+		r, found, err = l.Lookup(ctx, key)
 	})
-	return wait, err
-}
-
-// askLater renews the claim of a mail of unknown outcome, so that the
-// provider is asked again when it is over.
-func (e *Engine) askLater(ctx context.Context, key, why string, wait time.Duration) error {
-	return e.finish(ctx, func(ctx context.Context, tx Tx) error {
-		m, err := tx.Send(ctx, key)
-		if err != nil || m == nil || m.Status != SendSending {
-			return err
-		}
-		if wait == 0 {
-			wait = backoff(m.Key, m.Attempts, 30*time.Second, 15*time.Minute)
-		}
-		m.Owner, m.Detail = e.owner, clip(why, 1000)
-		m.DueAt = e.now().Add(wait)
-		return tx.PutSend(ctx, m)
-	})
+	if !ended {
+		return Receipt{}, false, fmt.Errorf("the sender did not answer within %s, nor when its context ended", e.cfg.SendTimeout)
+	}
+	return r, found, err
 }
 
 // Settle decides about a mail whose outcome is unknown (Config.Unknown: Hold):
@@ -647,6 +701,7 @@ func (e *Engine) Settle(ctx context.Context, key string, sent bool) error {
 			return e.settleIn(ctx, tx, m, SendAccepted, ReasonSettled, "", Receipt{})
 		}
 		m.Status, m.Owner, m.DueAt, m.SettledAt, m.Reason = SendQueued, "", e.now(), time.Time{}, ""
+		m.FailingSince = time.Time{}
 		return tx.PutSend(ctx, m)
 	})
 }

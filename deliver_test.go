@@ -73,8 +73,8 @@ func TestR15UnsubscribedBetweenClaimAndCall(t *testing.T) {
 // hookStore lets a test act between the steps of the engine.
 type hookStore struct {
 	fluxly.Store
-	beforeView func()
-	busy       bool
+	beforeView, afterView func()
+	busy                  bool
 }
 
 func (s *hookStore) View(ctx context.Context, fn func(fluxly.Tx) error) error {
@@ -83,7 +83,13 @@ func (s *hookStore) View(ctx context.Context, fn func(fluxly.Tx) error) error {
 		s.beforeView()
 		s.busy = false
 	}
-	return s.Store.View(ctx, fn)
+	err := s.Store.View(ctx, fn)
+	if s.afterView != nil && !s.busy {
+		s.busy = true
+		s.afterView()
+		s.busy = false
+	}
+	return err
 }
 
 func TestO3LostReply(t *testing.T) {

@@ -111,8 +111,9 @@ type Config struct {
 	MaxSends int
 	// SendTimeout bounds one hand-over. Default: 1 minute.
 	SendTimeout time.Duration
-	// RetryFor is how long a mail is tried again after the first temporary
-	// failure, by age of the mail. Default: 24 hours.
+	// RetryFor is how long a mail is tried again, counted from its first
+	// temporary failure. Failures of the account do not count: they hold all
+	// mail, for as long as they last. Default: 24 hours.
 	RetryFor time.Duration
 	// CallAttempts is how often a Do step is tried, after 1, 2, 4 minutes and
 	// so on up to an hour. Default: 8, over about two hours.
@@ -180,12 +181,16 @@ type Engine struct {
 
 	writes *gather.Gatherer[write]
 
+	flights  flights
+	troubles troubles
+
 	mu      sync.Mutex
 	running bool
 	closed  bool
 	// heldUntil is when the sender may be tried again after a failure of the
-	// account; heldFor is the last such delay.
+	// account; heldFor is the last such delay, and heldAt when it began.
 	heldUntil time.Time
+	heldAt    time.Time
 	heldFor   time.Duration
 }
 

@@ -152,12 +152,11 @@ func (m *memoryStore) Work(ctx context.Context, w Worker) error {
 		return errors.New("memory store: Work runs already; run one at a time")
 	}
 	defer m.working.Unlock()
-	if b, ok := w.(interface {
-		Begin(ctx context.Context) error
-	}); ok {
-		if err := b.Begin(ctx); err != nil {
+	if x, ok := w.(ExclusiveWorker); ok {
+		if err := x.Begin(ctx); err != nil {
 			return err
 		}
+		defer x.End()
 	}
 	lanes := make([]duework.Lane[Work], 0, len(workKinds))
 	for _, kind := range workKinds {
@@ -177,6 +176,10 @@ func (m *memoryStore) Work(ctx context.Context, w Worker) error {
 	}
 	return duework.Run(ctx, lanes...)
 }
+
+// Exclusive reports true: what is in memory is in no other process. It makes
+// the store an [ExclusiveStore].
+func (m *memoryStore) Exclusive() bool { return true }
 
 // Close ends Work and refuses what comes after.
 func (m *memoryStore) Close() error {

@@ -612,7 +612,7 @@ func (tx *memoryTx) Definition(ctx context.Context, automation, version string) 
 func copySend(s *SendRecord) (*SendRecord, error) {
 	row := *s
 	row.Body = cloneBytes(s.Body)
-	for _, t := range []*time.Time{&row.QueuedAt, &row.DueAt, &row.ClaimedAt, &row.SettledAt, &row.Receipt.At} {
+	for _, t := range []*time.Time{&row.QueuedAt, &row.DueAt, &row.ClaimedAt, &row.FailingSince, &row.SettledAt, &row.Receipt.At} {
 		*t = instant(*t)
 	}
 	row.Events = nil

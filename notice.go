@@ -22,6 +22,7 @@ func (e *Engine) Notice(ctx context.Context, n PostmarkNotice) error {
 				s.At = e.now()
 			}
 			s.At = s.At.Round(0).UTC()
+			e.flights.doubt()
 			if err := tx.PutSuppression(ctx, &s); err != nil {
 				return err
 			}

@@ -422,6 +422,9 @@ func (s *session) apply(r *Run, fx effects) error {
 // is past taking back; its outcome will be logged.
 func (s *session) cancelMail(key, reason string) error {
 	m, err := s.tx.Send(s.ctx, key)
+	if m != nil && m.Status == SendSending {
+		s.e.flights.doubt(key) // claimed, but perhaps not given to the sender yet
+	}
 	if err != nil || m == nil || m.Status != SendQueued {
 		return err
 	}

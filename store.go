@@ -45,15 +45,24 @@ type ExclusiveStore interface {
 // Worker is what [Store.Work] hands due work to; the engine is one. An error
 // is final only when ctx has ended, else the work is handed out again later.
 //
-// A worker may have a method Begin(ctx context.Context) error. Work of an
-// [ExclusiveStore] calls it once, before any work is handed out and after it
-// has made sure that no other Work runs, and returns its error.
+// Work of an [ExclusiveStore] also looks for the methods of [ExclusiveWorker].
 type Worker interface {
 	// Now is the worker's clock.
 	Now() time.Time
 	// Do does a batch of work of one kind. The work is done, put off or
 	// claimed (so that [Tx.Due] leaves it out for now) when Do returns.
 	Do(ctx context.Context, kind WorkKind, batch []Work) error
+}
+
+// ExclusiveWorker is a [Worker] that is told when it is the only one. Work of
+// an [ExclusiveStore] calls Begin once, after it has made sure that no other
+// Work runs and before it hands out any work; an error of Begin ends Work, which
+// returns it. In the end it calls End, when all else has returned and before
+// another Work may run; not when Begin has failed.
+type ExclusiveWorker interface {
+	Worker
+	Begin(ctx context.Context) error
+	End()
 }
 
 // WorkKind is a kind of due work.
@@ -442,8 +451,11 @@ type SendRecord struct {
 	Owner     string    `json:"owner,omitempty"`
 	ClaimedAt time.Time `json:"claimed_at,omitzero"`
 	Attempts  int       `json:"attempts,omitempty"`
-	SettledAt time.Time `json:"settled_at,omitzero"`
-	Receipt   Receipt   `json:"receipt,omitzero"`
+	// FailingSince is when the first of its temporary failures in a row was;
+	// those of the account do not count.
+	FailingSince time.Time `json:"failing_since,omitzero"`
+	SettledAt    time.Time `json:"settled_at,omitzero"`
+	Receipt      Receipt   `json:"receipt,omitzero"`
 	// BodyHash is the SHA-256 of the mail as handed over, in hex; Body the
 	// mail itself where the engine was told to keep it.
 	BodyHash string `json:"body_hash,omitempty"`

@@ -244,6 +244,7 @@ func (e *Engine) Erase(ctx context.Context, er Erasure) error {
 			}
 			rec.Events += n
 		}
+		e.flights.doubt()
 		return tx.PutErasure(ctx, rec)
 	})
 }
@@ -381,7 +382,8 @@ func enrolledBefore(ctx context.Context, tx Tx, en Enrollment, profileID, messag
 // Unsubscribe records that a person does not want mail of a topic, or, with
 // an empty topic, any mail that is not transactional. A mail that is queued is
 // not sent any more. A topic that no template names is [ErrInvalid], because
-// mail would go on; an id that nobody has is [ErrNotFound].
+// mail would go on; an id that nobody has is [ErrNotFound]. Once Unsubscribe has
+// returned, this engine gives the sender no mail that it stops.
 func (e *Engine) Unsubscribe(ctx context.Context, id string, u Unsubscription) error {
 	if err := e.checkTopic(u.Topic); err != nil {
 		return err
@@ -391,6 +393,7 @@ func (e *Engine) Unsubscribe(ctx context.Context, id string, u Unsubscription) e
 			u.At = now
 		}
 		u.At = u.At.Round(0).UTC()
+		e.flights.doubt()
 		return p.unsubscribe(u)
 	})
 }
@@ -462,6 +465,7 @@ func (e *Engine) Suppress(ctx context.Context, s Suppression) error {
 		if s.At.IsZero() {
 			s.At = e.now()
 		}
+		e.flights.doubt()
 		return tx.PutSuppression(ctx, &s)
 	})
 }

@@ -51,16 +51,61 @@ func (e *Engine) begin() (w *worker, done func(), err error) {
 // RunDue does all work that is due now, and what follows from it at once, and
 // returns when the next is due; zero when nothing waits. It is for programs
 // that are started by a schedule, and for tests with a clock of their own. It
-// returns an error at once while [Engine.Run] or another RunDue works.
+// returns an error at once while [Engine.Run] or another RunDue works, also
+// those of another engine on the same store. A failure of some of the work is
+// returned when all other work is done; what failed is put off.
 func (e *Engine) RunDue(ctx context.Context) (next time.Time, err error) {
 	w, done, err := e.begin()
 	if err != nil {
 		return time.Time{}, err
 	}
 	defer done()
-	if err := e.recover(ctx); err != nil {
+	if x, ok := e.store.(ExclusiveStore); !ok || !x.Exclusive() {
+		return w.due(ctx)
+	}
+	// Alone on the store, as Run is.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	d := &dueWorker{worker: w, cancel: cancel}
+	if err := e.store.Work(ctx, d); !errors.Is(err, errDueDone) {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
 		return time.Time{}, err
 	}
+	return d.next, d.err
+}
+
+// dueWorker does the due work when the store says that nobody else does, and
+// then leaves.
+type dueWorker struct {
+	*worker
+	cancel context.CancelCauseFunc
+	next   time.Time
+	err    error
+}
+
+var errDueDone = errors.New("all due work is done")
+
+// Begin does it all.
+func (d *dueWorker) Begin(ctx context.Context) error {
+	if d.err = d.worker.Begin(ctx); d.err == nil {
+		d.next, d.err = d.due(ctx)
+	}
+	d.wait()
+	return errDueDone
+}
+
+// Do is not for this worker.
+func (d *dueWorker) Do(context.Context, WorkKind, []Work) error {
+	err := fmt.Errorf("fluxly: Work of a %T does not call Begin of an ExclusiveWorker, as an ExclusiveStore must", d.e.store)
+	d.cancel(err)
+	return err
+}
+
+// due does all due work.
+func (w *worker) due(ctx context.Context) (next time.Time, err error) {
+	e := w.e
 	// A kind of work that fails waits for the next call, the others go on.
 	kinds := [...]WorkKind{WorkWake, WorkSegment, WorkCall, WorkSend}
 	failed := map[WorkKind]error{}
@@ -96,44 +141,16 @@ func (e *Engine) RunDue(ctx context.Context) (next time.Time, err error) {
 			return time.Time{}, err
 		}
 		if idle {
+			err = w.failures()
 			for _, kind := range kinds {
 				err = errors.Join(err, failed[kind])
 			}
-			if err != nil {
-				return time.Time{}, err
-			}
-			return next, nil
+			return next, err
 		}
 	}
 }
 
 const workBatch = 64
-
-// recover takes up the mails that a process left behind when it died between
-// claim and outcome, where the store says that no other process can have them.
-func (e *Engine) recover(ctx context.Context) error {
-	if x, ok := e.store.(ExclusiveStore); !ok || !x.Exclusive() {
-		return nil
-	}
-	var left []*SendRecord
-	err := e.store.View(ctx, func(tx Tx) error {
-		var err error
-		left, err = tx.Sends(ctx, SendQuery{Status: SendSending})
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("fluxly: look for mails left under way: %w", err)
-	}
-	for _, m := range left {
-		if m.Owner == e.owner {
-			continue
-		}
-		if err := e.settleUnknown(ctx, m.Key, "the process ended during the hand-over"); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // worker does the work of one Run.
 type worker struct {
@@ -141,6 +158,9 @@ type worker struct {
 	slots chan struct{}
 	calls chan struct{}
 	wg    sync.WaitGroup
+
+	mu     sync.Mutex
+	failed []error // of pieces that were put off, the first few
 }
 
 func newWorker(e *Engine) *worker {
@@ -165,9 +185,9 @@ func (w *worker) Do(ctx context.Context, kind WorkKind, batch []Work) error {
 func (w *worker) do(ctx context.Context, kind WorkKind, batch []Work) error {
 	switch kind {
 	case WorkWake:
-		return w.each(ctx, batch, func(ctx context.Context, tx Tx, x Work) error { return w.e.wake(ctx, tx, x.ID) })
+		return w.each(ctx, kind, batch, func(ctx context.Context, tx Tx, x Work) error { return w.e.wake(ctx, tx, x.ID) })
 	case WorkSegment:
-		return w.each(ctx, batch, func(ctx context.Context, tx Tx, x Work) error { return w.e.wakeSegment(ctx, tx, x.ID) })
+		return w.each(ctx, kind, batch, func(ctx context.Context, tx Tx, x Work) error { return w.e.wakeSegment(ctx, tx, x.ID) })
 	case WorkCall:
 		return w.callAll(ctx, batch)
 	case WorkSend:
@@ -176,13 +196,54 @@ func (w *worker) do(ctx context.Context, kind WorkKind, batch []Work) error {
 	return fmt.Errorf("fluxly: unknown kind of work %q", string(kind))
 }
 
-// Begin takes up what a process left under way when it died. A store calls it
-// when the worker is the only one.
-func (w *worker) Begin(ctx context.Context) error { return w.e.recover(ctx) }
+// Begin takes up the mails that a process left behind when it died between
+// claim and outcome: an exclusive store says that nobody can have them any
+// more. Their claims are over, and the provider is asked about them in the
+// lane of the mails.
+func (w *worker) Begin(ctx context.Context) error {
+	if x, ok := w.e.store.(ExclusiveStore); !ok || !x.Exclusive() {
+		return nil
+	}
+	q := SendQuery{Status: SendSending, Limit: 1}
+	find := func(tx Tx) (left []*SendRecord, err error) { return tx.Sends(ctx, q) }
+	var left []*SendRecord
+	err := w.e.store.View(ctx, func(tx Tx) (err error) {
+		left, err = find(tx)
+		return err
+	})
+	if err == nil && len(left) > 0 {
+		q.Limit = 0
+		err = w.e.finish(ctx, func(ctx context.Context, tx Tx) error {
+			left, err := find(tx)
+			if err != nil {
+				return err
+			}
+			now := w.e.now()
+			for _, m := range left {
+				if m.Owner == w.e.owner || !m.DueAt.After(now) {
+					continue
+				}
+				m.DueAt = now
+				if err := tx.PutSend(ctx, m); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("fluxly: look for mails left under way: %w", err)
+	}
+	return nil
+}
 
-// each does a batch in one transaction, or, where the host's own code fails
-// for a piece of it, each piece in its own: nobody waits for another's trouble.
-func (w *worker) each(ctx context.Context, batch []Work, one func(ctx context.Context, tx Tx, x Work) error) error {
+// End waits for all that Do has begun, so that no other worker takes it for
+// left behind.
+func (w *worker) End() { w.wait() }
+
+// each does a batch in one transaction, or, where that fails, each piece in
+// its own: nobody waits for another's trouble.
+func (w *worker) each(ctx context.Context, kind WorkKind, batch []Work, one func(ctx context.Context, tx Tx, x Work) error) error {
 	together := func(part []Work) error {
 		return w.e.finish(ctx, func(ctx context.Context, tx Tx) error {
 			for _, x := range part {
@@ -194,14 +255,17 @@ func (w *worker) each(ctx context.Context, batch []Work, one func(ctx context.Co
 		})
 	}
 	err := together(batch)
-	if _, ok := errors.AsType[*hostError](err); !ok || len(batch) == 1 {
+	if err == nil {
+		w.e.troubles.over(batch)
+	}
+	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	err = nil
+	errs := make([]error, len(batch))
 	for i := range batch {
-		err = errors.Join(err, together(batch[i:i+1]))
+		errs[i] = together(batch[i : i+1])
 	}
-	return err
+	return w.putOffFailed(ctx, kind, batch, errs)
 }
 
 // wake fires the timer of a run.

@@ -12,19 +12,20 @@ import (
 
 // sendInfo is what of a mail is only ever read with the mail.
 type sendInfo struct {
-	Email     string         `json:"email,omitempty"`
-	To        string         `json:"to,omitempty"`
-	Stream    string         `json:"stream,omitempty"`
-	Subject   string         `json:"subject,omitempty"`
-	Detail    string         `json:"detail,omitempty"`
-	DueAt     time.Time      `json:"due_at,omitzero"`
-	Owner     string         `json:"owner,omitempty"`
-	ClaimedAt time.Time      `json:"claimed_at,omitzero"`
-	Attempts  int            `json:"attempts,omitempty"`
-	SettledAt time.Time      `json:"settled_at,omitzero"`
-	Receipt   fluxly.Receipt `json:"receipt,omitzero"`
-	BodyHash  string         `json:"body_hash,omitempty"`
-	Events    []sendEvent    `json:"events,omitempty"`
+	Email        string         `json:"email,omitempty"`
+	To           string         `json:"to,omitempty"`
+	Stream       string         `json:"stream,omitempty"`
+	Subject      string         `json:"subject,omitempty"`
+	Detail       string         `json:"detail,omitempty"`
+	DueAt        time.Time      `json:"due_at,omitzero"`
+	Owner        string         `json:"owner,omitempty"`
+	ClaimedAt    time.Time      `json:"claimed_at,omitzero"`
+	Attempts     int            `json:"attempts,omitempty"`
+	FailingSince time.Time      `json:"failing_since,omitzero"`
+	SettledAt    time.Time      `json:"settled_at,omitzero"`
+	Receipt      fluxly.Receipt `json:"receipt,omitzero"`
+	BodyHash     string         `json:"body_hash,omitempty"`
+	Events       []sendEvent    `json:"events,omitempty"`
 }
 
 // sendEvent is a fluxly.ProviderEvent whose values keep their types.
@@ -49,7 +50,7 @@ func scanSend(s statement) (*fluxly.SendRecord, error) {
 	}
 	m.Email, m.To, m.Stream, m.Subject, m.Detail = info.Email, info.To, info.Stream, info.Subject, info.Detail
 	m.DueAt, m.Owner, m.ClaimedAt, m.Attempts, m.SettledAt = info.DueAt, info.Owner, info.ClaimedAt, info.Attempts, info.SettledAt
-	m.Receipt, m.BodyHash = info.Receipt, info.BodyHash
+	m.FailingSince, m.Receipt, m.BodyHash = info.FailingSince, info.Receipt, info.BodyHash
 	m.Body = append([]byte(nil), s.getRaw(9)...)
 	for _, e := range info.Events {
 		m.Events = append(m.Events, fluxly.ProviderEvent{Kind: e.Kind, Key: e.Key, At: e.At, Detail: e.Detail})
@@ -80,7 +81,7 @@ func (t *tx) PutSend(ctx context.Context, m *fluxly.SendRecord) error {
 	info := sendInfo{
 		Email: m.Email, To: m.To, Stream: m.Stream, Subject: m.Subject, Detail: m.Detail,
 		DueAt: m.DueAt.UTC(), Owner: m.Owner, ClaimedAt: m.ClaimedAt.UTC(), Attempts: m.Attempts, SettledAt: m.SettledAt.UTC(),
-		Receipt: m.Receipt, BodyHash: m.BodyHash,
+		FailingSince: m.FailingSince.UTC(), Receipt: m.Receipt, BodyHash: m.BodyHash,
 	}
 	info.Receipt.At = info.Receipt.At.UTC()
 	for _, e := range m.Events {

@@ -236,12 +236,11 @@ func (s *Store) Work(ctx context.Context, w fluxly.Worker) error {
 		return fmt.Errorf("sqlite store %q: Work runs already; run one at a time", s.path)
 	}
 	defer s.working.Unlock()
-	if b, ok := w.(interface {
-		Begin(ctx context.Context) error
-	}); ok {
-		if err := b.Begin(ctx); err != nil {
+	if x, ok := w.(fluxly.ExclusiveWorker); ok {
+		if err := x.Begin(ctx); err != nil {
 			return err
 		}
+		defer x.End()
 	}
 	run := make([]duework.Lane[fluxly.Work], len(lanes))
 	for i, kind := range lanes {
