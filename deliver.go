@@ -124,10 +124,13 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
 		forget()
 		now := e.now()
+		batch := take()
+		// Only now: the slots that take found may be free because of a failure
+		// that holds the sender.
 		e.mu.Lock()
 		held := e.heldUntil
 		e.mu.Unlock()
-		for _, x := range take() {
+		for _, x := range batch {
 			m, err := tx.Send(ctx, x.ID)
 			if err != nil {
 				return err
