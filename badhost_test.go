@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/getfluxly/fluxly"
 	"github.com/getfluxly/fluxly/fluxlytest"
 )
@@ -409,6 +411,63 @@ type panickyStore struct {
 func (s *panickyStore) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 	if s.panics.Load() {
 		panic("boom")
+	}
+	return s.Store.Update(ctx, fn)
+}
+
+// What a store does twice, because the first attempt could not be committed,
+// counts once; what comes to nothing does not count.
+func TestCountersOfRepeatedTransactions(t *testing.T) {
+	t.Parallel()
+	store := &repeatingStore{Store: fluxly.NewMemoryStore()}
+	fails := true
+	k := fluxlytest.NewConfig(t, fluxly.Config{
+		Store: store, Automations: append(oneMail(), one("c", fluxly.On("opened", fluxly.Func("host")), fluxly.Wait(time.Hour))),
+		Conditions: map[string]fluxly.ConditionFunc{"host": func(context.Context, fluxly.FuncInput) (bool, error) {
+			if fails {
+				return false, errors.New("boom")
+			}
+			return true, nil
+		}},
+	})
+	k.Identify(fluxly.Identity{ExternalID: "ann", Traits: fluxly.Traits{"email": "ann@customer.test"}})
+	k.Track(event("signed_up", "ann", nil))
+	k.WantSent("ann", "welcome")
+	opened := fluxly.Event{Name: "opened", ExternalID: "ann", MessageID: "m1"}
+	if err := k.TryTrack(opened); err == nil {
+		t.Error("Track: no error of the condition")
+	}
+	fails = false
+	k.Track(opened)
+	k.Track(opened)
+	opened.Name = "closed"
+	if err := k.TryTrack(opened); !errors.Is(err, fluxly.ErrConflict) {
+		t.Errorf("another event with the same message id: %v", err)
+	}
+	k.Advance(2 * time.Hour)
+	k.Settle()
+	want := fluxly.Counters{
+		Events: 3, Duplicates: 1, Conflicts: 1, TrackErrors: 2, RunsStarted: 2, RunsEnded: 2, Wakes: 1, Queued: 1, Accepted: 1,
+	}
+	if diff := cmp.Diff(want, k.Engine.Counters()); diff != "" {
+		t.Errorf("counters (-want +got):\n%s", diff)
+	}
+}
+
+// repeatingStore is a store whose first attempt at each Update fails, as one
+// that another process got in the way of.
+type repeatingStore struct{ fluxly.Store }
+
+func (s *repeatingStore) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
+	conflict := errors.New("try again")
+	err := s.Store.Update(ctx, func(tx fluxly.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return conflict
+	})
+	if !errors.Is(err, conflict) {
+		return err
 	}
 	return s.Store.Update(ctx, fn)
 }

@@ -1,34 +1,59 @@
 package fluxly
 
-import "sync/atomic"
+import "sync"
 
 // counters are the engine's own figures.
 type counters struct {
-	events, duplicates, conflicts, trackErrors, merges atomic.Int64
+	mu  sync.Mutex
+	sum Counters
+}
 
-	triggersClosed, noKey, reentryRefused, tooDeep atomic.Int64
-	runsStarted, runsEnded, wakes                  atomic.Int64
-	calls, callErrors                              atomic.Int64
-
-	queued, accepted, refused, skipped, unknown, retries, accountErrors atomic.Int64
+func (c *counters) add(n Counters) {
+	if n == (Counters{}) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := &c.sum
+	s.Events += n.Events
+	s.Duplicates += n.Duplicates
+	s.Conflicts += n.Conflicts
+	s.TrackErrors += n.TrackErrors
+	s.Merges += n.Merges
+	s.TriggersClosed += n.TriggersClosed
+	s.NoKey += n.NoKey
+	s.ReEntryRefused += n.ReEntryRefused
+	s.TooDeep += n.TooDeep
+	s.RunsStarted += n.RunsStarted
+	s.RunsEnded += n.RunsEnded
+	s.Wakes += n.Wakes
+	s.Calls += n.Calls
+	s.CallErrors += n.CallErrors
+	s.Queued += n.Queued
+	s.Accepted += n.Accepted
+	s.Refused += n.Refused
+	s.Skipped += n.Skipped
+	s.Unknown += n.Unknown
+	s.Retries += n.Retries
+	s.AccountErrors += n.AccountErrors
 }
 
 // settled counts a mail that came to its end.
-func (c *counters) settled(m *SendRecord) {
+func (c *Counters) settled(m *SendRecord) {
 	switch m.Status {
 	case SendAccepted:
-		c.accepted.Add(1)
+		c.Accepted++
 	case SendRefused:
-		c.refused.Add(1)
+		c.Refused++
 	case SendSkipped:
-		c.skipped.Add(1)
+		c.Skipped++
 	case SendUnknown, SendQueued, SendSending:
 	}
 }
 
-// Counters are what an engine has done since it was made. They are for
-// dashboards: a transaction that had to be repeated may count twice. What is
-// exact is in the store; see [Engine.Stats].
+// Counters are what an engine has done since it was made, for dashboards: what
+// a transaction does counts when it is committed. What was done by engines
+// before this one is in the store; see [Engine.Stats].
 type Counters struct {
 	// Events were tracked; Duplicates came again with the same message id,
 	// Conflicts with another body; TrackErrors are all calls that failed.
@@ -53,14 +78,7 @@ type Counters struct {
 
 // Counters returns the figures since the engine was made.
 func (e *Engine) Counters() Counters {
-	c := &e.counters
-	return Counters{
-		Events: c.events.Load(), Duplicates: c.duplicates.Load(), Conflicts: c.conflicts.Load(), TrackErrors: c.trackErrors.Load(),
-		Merges:         c.merges.Load(),
-		TriggersClosed: c.triggersClosed.Load(), NoKey: c.noKey.Load(), ReEntryRefused: c.reentryRefused.Load(), TooDeep: c.tooDeep.Load(),
-		RunsStarted: c.runsStarted.Load(), RunsEnded: c.runsEnded.Load(), Wakes: c.wakes.Load(),
-		Calls: c.calls.Load(), CallErrors: c.callErrors.Load(),
-		Queued: c.queued.Load(), Accepted: c.accepted.Load(), Refused: c.refused.Load(), Skipped: c.skipped.Load(),
-		Unknown: c.unknown.Load(), Retries: c.retries.Load(), AccountErrors: c.accountErrors.Load(),
-	}
+	e.counters.mu.Lock()
+	defer e.counters.mu.Unlock()
+	return e.counters.sum
 }

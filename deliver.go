@@ -470,7 +470,7 @@ func (e *Engine) settleError(ctx context.Context, m *SendRecord, err error) {
 		e.settleUnknown(ctx, m, err.Error())
 	case de.Account:
 		wait := e.holdLeft()
-		e.counters.accountErrors.Add(1)
+		e.counters.add(Counters{AccountErrors: 1})
 		e.cfg.Logger.Error("the provider refuses all mail of this account; queued mails wait", "error", err, "for", wait)
 		e.settleTemporary(ctx, m, err, wait, true)
 	case de.Kind == Permanent:
@@ -548,7 +548,7 @@ func (e *Engine) settleIn(ctx context.Context, tx Tx, m *SendRecord, status Send
 	if err := tx.PutSend(ctx, m); err != nil {
 		return err
 	}
-	e.counters.settled(m)
+	countOf(tx).settled(m)
 	if status != SendAccepted {
 		e.cfg.Logger.Info("a mail did not go", "send_key", m.Key, "email", m.Email, "automation", m.Automation,
 			"status", string(status), "reason", reason)
@@ -594,7 +594,7 @@ func (e *Engine) settleTemporary(ctx context.Context, m *SendRecord, cause error
 		}
 		now.Status, now.Owner, now.Detail = SendQueued, "", clip(cause.Error(), 1000)
 		now.DueAt = at.Add(wait)
-		e.counters.retries.Add(1)
+		countOf(tx).Retries++
 		return tx.PutSend(ctx, now)
 	})
 	if err != nil {
@@ -619,7 +619,7 @@ func failures(d, first time.Duration) int {
 // where it can be asked, else by the policy. m is the claim that it belonged
 // to; a later one is left alone.
 func (e *Engine) settleUnknown(ctx context.Context, m *SendRecord, why string) {
-	e.counters.unknown.Add(1)
+	e.counters.add(Counters{Unknown: 1})
 	status, reason := SendUnknown, ReasonUnknown
 	var receipt Receipt
 	var wait time.Duration
@@ -659,7 +659,7 @@ func (e *Engine) settleUnknown(ctx context.Context, m *SendRecord, why string) {
 			return tx.PutSend(ctx, now)
 		case again:
 			now.Status, now.Owner, now.DueAt, now.Detail = SendQueued, "", e.now(), clip(why, 1000)
-			e.counters.retries.Add(1)
+			countOf(tx).Retries++
 			return tx.PutSend(ctx, now)
 		}
 		return e.settleIn(ctx, tx, now, status, reason, why, receipt)

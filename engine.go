@@ -525,7 +525,10 @@ func (e *Engine) movePeople(ctx context.Context, rc RunCount, p *program, rm Rem
 	q := RunQuery{Automation: rc.Automation, Status: RunLive, Step: rc.Step, Limit: batchLimit}
 	for {
 		var runs []*Run
+		var counts Counters
 		err := e.store.Update(ctx, func(tx Tx) error {
+			shared := &sharedTx{Tx: tx, now: now}
+			tx = shared
 			var err error
 			if runs, err = tx.Runs(ctx, q); err != nil {
 				return err
@@ -546,8 +549,12 @@ func (e *Engine) movePeople(ctx context.Context, rc RunCount, p *program, rm Rem
 					return err
 				}
 			}
+			counts = shared.counts
 			return nil
 		})
+		if err == nil {
+			e.counters.add(counts)
+		}
 		if err != nil || len(runs) < q.Limit {
 			return err
 		}
@@ -562,9 +569,27 @@ func (e *Engine) movePeople(ctx context.Context, rc RunCount, p *program, rm Rem
 // caller's trouble does not become another's.
 func (e *Engine) commit(ctx context.Context, batch []write) []error {
 	errs := make([]error, len(batch))
-	err := e.guardedUpdate(ctx, func(tx Tx) error {
-		shared, err := e.share(ctx, tx)
-		if err != nil {
+	err := e.commitAs(ctx, batch, errs)
+	if err == nil {
+		return errs
+	}
+	if len(batch) == 1 {
+		errs[0] = err
+		return errs
+	}
+	for i := range batch {
+		if err := e.commitAs(ctx, batch[i:i+1], errs[i:i+1]); err != nil {
+			errs[i] = err
+		}
+	}
+	return errs
+}
+
+// commitAs runs writes in one transaction, with the refusals in errs.
+func (e *Engine) commitAs(ctx context.Context, batch []write, errs []error) error {
+	var shared *sharedTx // of the last attempt
+	err := e.guardedUpdate(ctx, func(tx Tx) (err error) {
+		if shared, err = e.share(ctx, tx); err != nil {
 			return err
 		}
 		for i := range batch {
@@ -575,23 +600,10 @@ func (e *Engine) commit(ctx context.Context, batch []write) []error {
 		}
 		return nil
 	})
-	if err == nil {
-		return errs
+	if err == nil && shared != nil {
+		e.counters.add(shared.counts)
 	}
-	if len(batch) == 1 {
-		errs[0] = err
-		return errs
-	}
-	for i := range batch {
-		errs[i] = e.guardedUpdate(ctx, func(tx Tx) error {
-			shared, err := e.share(ctx, tx)
-			if err != nil {
-				return err
-			}
-			return protect(func() error { return batch[i].fn(ctx, shared) })
-		})
-	}
-	return errs
+	return err
 }
 
 // guardedUpdate is Update of a store that may panic: the callers who wait for

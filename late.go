@@ -16,6 +16,17 @@ type sharedTx struct {
 	// late is true when something was due before now: the worker is behind,
 	// or there is none.
 	late bool
+	// counts is what this attempt of the transaction did; it is added to the
+	// engine's counters after the commit.
+	counts Counters
+}
+
+// countOf is where a transaction counts.
+func countOf(tx Tx) *Counters {
+	if s, ok := tx.(*sharedTx); ok {
+		return &s.counts
+	}
+	return &Counters{}
 }
 
 // share makes a sharedTx.
@@ -138,7 +149,7 @@ func (s *session) fireRun(p piece) error {
 	if err != nil || r == nil || r.Status != RunLive || r.Pending == PendingCall || !r.WakeAt.Equal(p.at) {
 		return err
 	}
-	s.e.counters.wakes.Add(1)
+	s.count.Wakes++
 	s.at, s.origin = p.at, runOrigin(r)
 	return s.decide(r, cause{kind: causeTimer})
 }
@@ -172,7 +183,7 @@ func (s *session) nextMembership(limit time.Time) (*piece, error) {
 
 // fireMembership looks again at a membership that time may have changed.
 func (s *session) fireMembership(p piece) error {
-	s.e.counters.wakes.Add(1)
+	s.count.Wakes++
 	m := s.members[p.segment.name]
 	s.at = p.at
 	s.origin = s.profile.ID + "/" + p.segment.name + "@" + p.at.Format(time.RFC3339Nano)

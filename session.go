@@ -48,6 +48,8 @@ type session struct {
 	written []*Run
 	// answers are those of the host's own code in the present ruleEnv.
 	answers map[string]bool
+	// count counts what the transaction does.
+	count *Counters
 }
 
 // happening is one thing that concerns a person.
@@ -62,7 +64,7 @@ type happening struct {
 }
 
 func (e *Engine) session(ctx context.Context, tx Tx, now time.Time, origin string) *session {
-	return &session{e: e, ctx: ctx, tx: tx, now: now, at: now, origin: origin}
+	return &session{e: e, ctx: ctx, tx: tx, count: countOf(tx), now: now, at: now, origin: origin}
 }
 
 // open makes a session for a profile by its id.
@@ -126,7 +128,7 @@ func (s *session) merge(found []*Profile) error {
 		}
 		s.profile.absorb(other)
 		s.dirty = true
-		s.e.counters.merges.Add(1)
+		s.count.Merges++
 		// What two known people did apart was acted on already. The history of
 		// an anonymous one was not: it counts as if it had been theirs.
 		if err := s.flush(); err != nil {
@@ -241,7 +243,7 @@ func (s *session) work(h happening) error {
 		if p.trigger.open(s.env(props)) {
 			open = append(open, p)
 		} else {
-			s.e.counters.triggersClosed.Add(1)
+			s.count.TriggersClosed++
 		}
 		if err := s.envErr(); err != nil {
 			return err
@@ -276,7 +278,7 @@ func (s *session) startRun(p *program, en entry) (run *Run, existed bool, err er
 			en.key, ok = runKeyText(v)
 		}
 		if !ok {
-			s.e.counters.noKey.Add(1)
+			s.count.NoKey++
 			return nil, false, nil
 		}
 	}
@@ -293,7 +295,7 @@ func (s *session) startRun(p *program, en entry) (run *Run, existed bool, err er
 			refused = refused || s.at.Sub(last.StartedAt) < p.def.ReEntry.After
 		}
 		if refused {
-			s.e.counters.reentryRefused.Add(1)
+			s.count.ReEntryRefused++
 			return last, true, nil
 		}
 	}
@@ -305,7 +307,7 @@ func (s *session) startRun(p *program, en entry) (run *Run, existed bool, err er
 		}
 		for _, r := range live {
 			if r.Automation == p.def.Name && r.Key == en.key {
-				s.e.counters.reentryRefused.Add(1)
+				s.count.ReEntryRefused++
 				return r, true, nil
 			}
 		}
@@ -314,7 +316,7 @@ func (s *session) startRun(p *program, en entry) (run *Run, existed bool, err er
 		if s.started++; s.started > maxFollowing {
 			// Nothing is stored of what goes beyond, or it would be without end.
 			s.e.cfg.Logger.Error("automations start one another without end", "automation", p.def.Name, "in one call", s.started)
-			s.e.counters.tooDeep.Add(1)
+			s.count.TooDeep++
 			return nil, false, nil
 		}
 	}
@@ -328,10 +330,10 @@ func (s *session) startRun(p *program, en entry) (run *Run, existed bool, err er
 		// The same signal of the same transaction cannot start a run twice.
 		return last, true, nil
 	}
-	s.e.counters.runsStarted.Add(1)
+	s.count.RunsStarted++
 	if en.depth > s.e.cfg.MaxDepth {
 		s.e.cfg.Logger.Error("automations start one another without end", "automation", p.def.Name, "depth", en.depth)
-		s.e.counters.tooDeep.Add(1)
+		s.count.TooDeep++
 		r.Status, r.Reason, r.EndedAt, r.UpdatedAt, r.LogLen = RunFailed, endTooDeep, s.now, s.now, 1
 		if err := s.tx.PutRun(s.ctx, r); err != nil {
 			return nil, false, err
@@ -405,7 +407,7 @@ func (s *session) apply(r *Run, fx effects) error {
 		if err := s.tx.PutSend(s.ctx, fx.mail); err != nil {
 			return err
 		}
-		s.e.counters.queued.Add(1)
+		s.count.Queued++
 	}
 	if fx.cancel != "" {
 		if err := s.cancelMail(fx.cancel, fx.cancelReason); err != nil {
@@ -413,7 +415,7 @@ func (s *session) apply(r *Run, fx effects) error {
 		}
 	}
 	if fx.ended {
-		s.e.counters.runsEnded.Add(1)
+		s.count.RunsEnded++
 	}
 	return nil
 }
@@ -429,7 +431,7 @@ func (s *session) cancelMail(key, reason string) error {
 		return err
 	}
 	m.Status, m.Reason, m.DueAt, m.SettledAt = SendSkipped, reason, time.Time{}, s.now
-	s.e.counters.settled(m)
+	s.count.settled(m)
 	return s.tx.PutSend(s.ctx, m)
 }
 

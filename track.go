@@ -68,7 +68,7 @@ func (e *Engine) track(ctx context.Context, ev *Event) error {
 		return e.record(ctx, tx, ev, digest, now)
 	})
 	if err != nil {
-		e.counters.trackErrors.Add(1)
+		e.counters.add(Counters{TrackErrors: 1})
 		return err
 	}
 	return nil
@@ -107,10 +107,10 @@ func (e *Engine) record(ctx context.Context, tx Tx, ev *Event, digest [32]byte, 
 	}
 	if duplicate {
 		if known != digest {
-			e.counters.conflicts.Add(1)
+			countOf(tx).Conflicts++
 			return refuse(fmt.Errorf("event %q: message_id %q: %w", ev.Name, clip(ev.MessageID, 64), ErrConflict))
 		}
-		e.counters.duplicates.Add(1)
+		countOf(tx).Duplicates++
 		return nil
 	}
 	s.dirty, s.seq = isNew, stored.Seq
@@ -129,7 +129,7 @@ func (e *Engine) record(ctx context.Context, tx Tx, ev *Event, digest [32]byte, 
 	if err := s.settle(); err != nil {
 		return err
 	}
-	e.counters.events.Add(1)
+	countOf(tx).Events++
 	return nil
 }
 

@@ -366,10 +366,10 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, done func(
 			err = fmt.Errorf("its result cannot be stored: %w", err)
 		}
 	}
-	e.counters.calls.Add(1)
+	e.counters.add(Counters{Calls: 1})
 	c := cause{kind: causeCall, result: result}
 	if err != nil {
-		e.counters.callErrors.Add(1)
+		e.counters.add(Counters{CallErrors: 1})
 		c.err = clip(err.Error(), 500)
 		e.cfg.Logger.Warn("a step of the program's own failed", "automation", in.Run.Automation, "step", in.Run.Step,
 			"run", in.Run.ID, "attempt", in.Attempt, "last", in.Attempt >= e.cfg.CallAttempts, "error", c.err)
