@@ -166,7 +166,7 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 			if reason, detail, err := e.hindrance(ctx, tx, m, prof, run); err != nil {
 				return err
 			} else if reason != "" {
-				if err := e.settleIn(ctx, tx, m, SendSkipped, reason, detail, Receipt{}); err != nil {
+				if err := e.settleIn(ctx, tx, m, SendSkipped, reason, detail, Receipt{}, false); err != nil {
 					return err
 				}
 				continue
@@ -510,17 +510,38 @@ func (e *Engine) holdLeft() time.Duration {
 
 // settle records the outcome of a claimed mail and lets its run go on.
 func (e *Engine) settle(ctx context.Context, m *SendRecord, status SendStatus, reason, detail string, r Receipt) {
-	err := e.finish(ctx, func(ctx context.Context, tx Tx) error {
-		now, err := e.claimedBy(ctx, tx, m)
-		if err != nil || now == nil {
-			return err
-		}
-		return e.settleIn(ctx, tx, now, status, reason, detail, r)
+	err := e.ofClaim(ctx, m, func(ctx context.Context, tx Tx, now *SendRecord, alone bool) error {
+		return e.settleIn(ctx, tx, now, status, reason, detail, r, alone)
 	})
 	if err != nil {
 		// The claim stays; when it is over the mail is settled as unknown.
 		e.cfg.Logger.Error("the outcome of a mail could not be stored", "send_key", m.Key, "outcome", string(status), "error", err)
 	}
+}
+
+// ofClaim changes a mail if it is still in the claim that m is. Where that
+// fails, by a condition of the host's for what comes next in the run say, it is
+// tried once more with the outcome alone, so that what the provider said is
+// not lost with it.
+func (e *Engine) ofClaim(ctx context.Context, m *SendRecord, fn func(ctx context.Context, tx Tx, now *SendRecord, alone bool) error) error {
+	try := func(alone bool) error {
+		return e.finish(ctx, func(ctx context.Context, tx Tx) error {
+			now, err := e.claimedBy(ctx, tx, m)
+			if err != nil || now == nil {
+				return err
+			}
+			return fn(ctx, tx, now, alone)
+		})
+	}
+	err := try(false)
+	if err == nil {
+		return nil
+	}
+	if failed := try(true); failed != nil {
+		return errors.Join(err, failed)
+	}
+	e.cfg.Logger.Error("what follows a mail failed; it is tried again", "send_key", m.Key, "run", m.RunID, "error", err)
+	return nil
 }
 
 // claimedBy reads a mail again and returns it, with what was composed in m, if
@@ -537,8 +558,9 @@ func (e *Engine) claimedBy(ctx context.Context, tx Tx, m *SendRecord) (*SendReco
 	return now, nil
 }
 
-// settleIn settles a mail inside a transaction.
-func (e *Engine) settleIn(ctx context.Context, tx Tx, m *SendRecord, status SendStatus, reason, detail string, r Receipt) error {
+// settleIn settles a mail inside a transaction and lets its run go on; alone,
+// the run goes on by its timer in a while.
+func (e *Engine) settleIn(ctx context.Context, tx Tx, m *SendRecord, status SendStatus, reason, detail string, r Receipt, alone bool) error {
 	now := e.now()
 	m.Status, m.Reason, m.Detail, m.Receipt = status, reason, clip(detail, 1000), r
 	m.DueAt, m.SettledAt = time.Time{}, now
@@ -560,6 +582,10 @@ func (e *Engine) settleIn(ctx context.Context, tx Tx, m *SendRecord, status Send
 	if status == SendUnknown && e.cfg.Unknown == Hold {
 		return nil
 	}
+	if alone && run.Pending == PendingMail && run.SendKey == m.Key {
+		run.WakeAt = now.Add(troubleFirst)
+		return tx.PutRun(ctx, run)
+	}
 	s, err := e.open(ctx, tx, now, m.ProfileID, runOrigin(run))
 	if err != nil || s.profile == nil {
 		return err
@@ -574,11 +600,7 @@ func (e *Engine) settleIn(ctx context.Context, tx Tx, m *SendRecord, status Send
 // tried long enough since the first of its own failures in a row. A failure of
 // the account is none of its own.
 func (e *Engine) settleTemporary(ctx context.Context, m *SendRecord, cause error, after time.Duration, account bool) {
-	err := e.finish(ctx, func(ctx context.Context, tx Tx) error {
-		now, err := e.claimedBy(ctx, tx, m)
-		if err != nil || now == nil {
-			return err
-		}
+	err := e.ofClaim(ctx, m, func(ctx context.Context, tx Tx, now *SendRecord, alone bool) error {
 		at := e.now()
 		switch {
 		case account:
@@ -586,7 +608,7 @@ func (e *Engine) settleTemporary(ctx context.Context, m *SendRecord, cause error
 		case now.FailingSince.IsZero():
 			now.FailingSince = at
 		case at.Sub(now.FailingSince) > e.cfg.RetryFor:
-			return e.settleIn(ctx, tx, now, SendRefused, ReasonBudget, cause.Error(), Receipt{})
+			return e.settleIn(ctx, tx, now, SendRefused, ReasonBudget, cause.Error(), Receipt{}, alone)
 		}
 		wait := max(after, 0)
 		if !account {
@@ -647,11 +669,7 @@ func (e *Engine) settleUnknown(ctx context.Context, m *SendRecord, why string) {
 	if status == SendUnknown && e.cfg.Unknown == SendAgain {
 		again = true
 	}
-	err := e.finish(ctx, func(ctx context.Context, tx Tx) error {
-		now, err := e.claimedBy(ctx, tx, m)
-		if err != nil || now == nil {
-			return err
-		}
+	err := e.ofClaim(ctx, m, func(ctx context.Context, tx Tx, now *SendRecord, alone bool) error {
 		switch {
 		case wait > 0:
 			// The claim is renewed, and the provider asked again when it is over.
@@ -662,7 +680,7 @@ func (e *Engine) settleUnknown(ctx context.Context, m *SendRecord, why string) {
 			countOf(tx).Retries++
 			return tx.PutSend(ctx, now)
 		}
-		return e.settleIn(ctx, tx, now, status, reason, why, receipt)
+		return e.settleIn(ctx, tx, now, status, reason, why, receipt, alone)
 	})
 	if err != nil {
 		// The claim stays; when it is over the provider is asked again.
@@ -701,7 +719,7 @@ func (e *Engine) Settle(ctx context.Context, key string, sent bool) error {
 			return refuse(fmt.Errorf("settle: there is no mail of unknown outcome with the key %q: %w", clip(key, 80), ErrNotFound))
 		}
 		if sent {
-			return e.settleIn(ctx, tx, m, SendAccepted, ReasonSettled, "", Receipt{})
+			return e.settleIn(ctx, tx, m, SendAccepted, ReasonSettled, "", Receipt{}, false)
 		}
 		m.Status, m.Owner, m.DueAt, m.SettledAt, m.Reason = SendQueued, "", e.now(), time.Time{}, ""
 		m.FailingSince = time.Time{}

@@ -151,6 +151,20 @@ func (s *session) fireRun(p piece) error {
 	}
 	s.count.Wakes++
 	s.at, s.origin = p.at, runOrigin(r)
+	if r.Pending == PendingMail {
+		// Its mail is settled, but what followed had failed.
+		m, err := s.tx.Send(s.ctx, r.SendKey)
+		if err != nil {
+			return err
+		}
+		if m != nil && (m.Status == SendQueued || m.Status == SendSending) {
+			r.WakeAt = time.Time{}
+			return s.tx.PutRun(s.ctx, r)
+		}
+		if m != nil {
+			return s.decide(r, cause{kind: causeMail, mail: m})
+		}
+	}
 	return s.decide(r, cause{kind: causeTimer})
 }
 

@@ -248,3 +248,40 @@ func TestHoldGrowsByWave(t *testing.T) {
 		}
 	})
 }
+
+// What comes after a mail fails: that the provider took the mail is stored all
+// the same, it goes once, and the run goes on when it can.
+func TestOutcomeOfMailBeforeFailingStep(t *testing.T) {
+	t.Parallel()
+	down := true
+	k := fluxlytest.NewConfig(t, fluxly.Config{
+		Unknown: fluxly.SendAgain,
+		Conditions: map[string]fluxly.ConditionFunc{"crm": func(context.Context, fluxly.FuncInput) (bool, error) {
+			if down {
+				return false, errors.New("crm is down")
+			}
+			return true, nil
+		}},
+		Automations: []fluxly.Automation{
+			one("w", fluxly.On("signed_up"), fluxly.Send("welcome"), fluxly.If(fluxly.Func("crm")).Then(fluxly.Send("more"))),
+		},
+	})
+	k.Sender.WithoutLookup()
+	k.Track(event("signed_up", "u1", nil))
+	k.Settle()
+	if m := record(t, k, "u1", "welcome"); m.Status != fluxly.SendAccepted {
+		t.Errorf("the mail that was taken is %s: %s", m.Status, m.Detail)
+	}
+	for range 5 { // the step fails again and again
+		k.Clock().Set(k.Now().Add(10 * time.Minute))
+		if _, err := k.Engine.RunDue(t.Context()); err == nil {
+			break
+		}
+	}
+	down = false
+	k.Advance(time.Hour)
+	k.WantSent("u1", "welcome", "more")
+	if n := k.Sender.Calls(); n != 2 {
+		t.Errorf("%d calls of the sender, want 2", n)
+	}
+}

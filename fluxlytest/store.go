@@ -69,6 +69,7 @@ func TestStore(t *testing.T, open func(testing.TB) fluxly.Store) {
 		{"work ends after the last call", testWorkEnds},
 		{"work ends when the store closes", testWorkClosed},
 		{"one Work at a time", testWorkOnce},
+		{"work tells its worker that it is alone", testWorkAlone},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

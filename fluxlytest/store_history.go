@@ -112,7 +112,7 @@ func (h *history) write() step {
 		s := &fluxly.SendRecord{
 			Key: h.pick("k", 40), RunID: h.pick("r", 30), ProfileID: profile, Automation: h.pick("auto", 3), Step: h.pick("s", 3),
 			Status: []fluxly.SendStatus{fluxly.SendQueued, fluxly.SendSending, fluxly.SendAccepted, fluxly.SendSkipped}[h.IntN(4)],
-			Reason: []string{"", "consent"}[h.IntN(2)], QueuedAt: h.time(), DueAt: h.time(), Attempts: h.IntN(3),
+			Reason: []string{"", "consent"}[h.IntN(2)], QueuedAt: h.time(), DueAt: h.time(), Attempts: h.IntN(3), FailingSince: h.time(),
 		}
 		for range h.IntN(3) {
 			s.Events = append(s.Events, fluxly.ProviderEvent{Kind: "Open", At: h.time(), Detail: h.values()})

@@ -342,3 +342,43 @@ func testWorkOnce(t *storeTest) {
 		t.Error("a second Work gives no error")
 	}
 }
+
+// aloneWorker is a worker that is told when it is the only one.
+type aloneWorker struct {
+	storeWorker
+	begin func() error
+	end   func()
+}
+
+func (w *aloneWorker) Begin(context.Context) error { return w.begin() }
+func (w *aloneWorker) End()                        { w.end() }
+
+func testWorkAlone(t *storeTest) {
+	if x, ok := t.store.(fluxly.ExclusiveStore); !ok || !x.Exclusive() {
+		return
+	}
+	refused := func(when string) {
+		if err := t.store.Work(t.ctx, &storeWorker{}); err == nil {
+			t.Errorf("%s: a second Work gives no error", when)
+		}
+	}
+	errBegin := errors.New("no")
+	err := t.store.Work(t.ctx, &aloneWorker{begin: func() error { refused("in Begin"); return errBegin }, end: func() { t.Error("End after Begin has failed") }})
+	if !errors.Is(err, errBegin) {
+		t.Errorf("Begin failed, Work returned %v", err)
+	}
+	now := time.Now()
+	t.putRuns(liveRun("r1", "p1", now, now))
+	ctx, cancel := context.WithCancel(t.ctx)
+	var calls []string
+	w := &aloneWorker{begin: func() error { calls = append(calls, "begin"); return nil }, end: func() { refused("in End"); calls = append(calls, "end") }}
+	w.do = func(context.Context, fluxly.WorkKind, []fluxly.Work) error {
+		calls = append(calls, "do")
+		cancel()
+		return nil
+	}
+	if err := t.store.Work(ctx, w); !errors.Is(err, context.Canceled) {
+		t.Errorf("Work returned %v", err)
+	}
+	t.equal("calls", calls, []string{"begin", "do", "end"})
+}
