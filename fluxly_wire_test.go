@@ -94,7 +94,8 @@ func TestClientAgainstBadServers(t *testing.T) {
 			if !errors.As(err, &e) || !errors.Is(err, ErrUnavailable) || e.Code != tt.code || e.Tries != 3 || !e.Retryable {
 				t.Errorf("error %v, want %s after 3 tries", err, tt.code)
 			}
-			if n := connections.Load(); n < 3 {
+			// A try that runs out of time may do so before the server saw it.
+			if n := connections.Load(); n < 3 && tt.code != CodeTimeout || n == 0 {
 				t.Errorf("%d connections, want one a try", n)
 			}
 			if err != nil && strings.Contains(err.Error(), testAPIKey) {
