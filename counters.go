@@ -47,7 +47,9 @@ func (c *Counters) settled(m *SendRecord) {
 		c.Refused++
 	case SendSkipped:
 		c.Skipped++
-	case SendUnknown, SendQueued, SendSending:
+	case SendUnknown:
+		c.Unknown++
+	case SendQueued, SendSending:
 	}
 }
 

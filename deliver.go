@@ -99,7 +99,11 @@ func (w *worker) claimEach(ctx context.Context, pick func() []Work) (claimed, lo
 		batch = pick()
 		return batch
 	})
-	if err == nil || ctx.Err() != nil {
+	if err == nil {
+		w.e.troubles.over(batch)
+		return claimed, lost, nil
+	}
+	if ctx.Err() != nil || len(batch) == 0 {
 		return claimed, lost, err
 	}
 	errs := make([]error, len(batch))
@@ -351,7 +355,7 @@ func (e *Engine) give(ctx context.Context, f *flight, msg *Message, done func())
 	switch {
 	case err == nil:
 		e.mu.Lock()
-		e.heldFor, e.heldUntil = 0, time.Time{}
+		e.heldFor, e.heldUntil, e.heldAt = 0, time.Time{}, time.Time{}
 		e.mu.Unlock()
 		e.settle(ctx, m, SendAccepted, "", "", receipt)
 	case errors.Is(err, errLookAgain):
@@ -492,7 +496,7 @@ func (e *Engine) hold(claimedAt time.Time, retryAfter time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()
-	if claimedAt.After(e.heldAt) && !e.heldUntil.After(now) {
+	if (claimedAt.After(e.heldAt) || e.heldAt.After(now)) && !e.heldUntil.After(now) {
 		e.heldFor = min(max(2*e.heldFor, 30*time.Second), 15*time.Minute)
 		e.heldAt, e.heldUntil = now, now.Add(e.heldFor)
 	}
@@ -641,7 +645,6 @@ func failures(d, first time.Duration) int {
 // where it can be asked, else by the policy. m is the claim that it belonged
 // to; a later one is left alone.
 func (e *Engine) settleUnknown(ctx context.Context, m *SendRecord, why string) {
-	e.counters.add(Counters{Unknown: 1})
 	status, reason := SendUnknown, ReasonUnknown
 	var receipt Receipt
 	var wait time.Duration

@@ -3,6 +3,7 @@ package fluxly
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -569,29 +570,38 @@ func (e *Engine) movePeople(ctx context.Context, rc RunCount, p *program, rm Rem
 // caller's trouble does not become another's.
 func (e *Engine) commit(ctx context.Context, batch []write) []error {
 	errs := make([]error, len(batch))
-	err := e.commitAs(ctx, batch, errs)
+	late, err := e.commitAs(ctx, batch, errs, true)
 	if err == nil {
 		return errs
 	}
-	if len(batch) == 1 {
-		errs[0] = err
-		return errs
-	}
 	for i := range batch {
-		if err := e.commitAs(ctx, batch[i:i+1], errs[i:i+1]); err != nil {
+		one, err := batch[i:i+1], err
+		if len(batch) > 1 {
+			late, err = e.commitAs(ctx, one, errs[i:i+1], true)
+		}
+		if _, ok := errors.AsType[*hostError](err); ok && late {
+			// Perhaps it is an overdue timer of the person that fails, and not
+			// what the caller wants: that must not be refused for it. The
+			// worker puts the timer off.
+			_, err = e.commitAs(ctx, one, errs[i:i+1], false)
+		}
+		if err != nil {
 			errs[i] = err
 		}
 	}
 	return errs
 }
 
-// commitAs runs writes in one transaction, with the refusals in errs.
-func (e *Engine) commitAs(ctx context.Context, batch []write, errs []error) error {
+// commitAs runs writes in one transaction, with the refusals in errs. late says
+// that something was overdue, which is decided first with catchUp.
+func (e *Engine) commitAs(ctx context.Context, batch []write, errs []error, catchUp bool) (late bool, err error) {
 	var shared *sharedTx // of the last attempt
-	err := e.guardedUpdate(ctx, func(tx Tx) (err error) {
+	err = e.guardedUpdate(ctx, func(tx Tx) (err error) {
 		if shared, err = e.share(ctx, tx); err != nil {
 			return err
 		}
+		late = shared.late
+		shared.late = late && catchUp
 		for i := range batch {
 			errs[i] = protect(func() error { return batch[i].fn(ctx, shared) })
 			if errs[i] != nil && !refusal(errs[i]) {
@@ -603,7 +613,7 @@ func (e *Engine) commitAs(ctx context.Context, batch []write, errs []error) erro
 	if err == nil && shared != nil {
 		e.counters.add(shared.counts)
 	}
-	return err
+	return late, err
 }
 
 // guardedUpdate is Update of a store that may panic: the callers who wait for

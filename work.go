@@ -301,7 +301,8 @@ func (e *Engine) wakeSegment(ctx context.Context, tx Tx, profileID string) error
 
 // callAll claims calls of the host's code and makes them.
 func (w *worker) callAll(ctx context.Context, batch []Work) error {
-	for _, x := range batch {
+	errs := make([]error, len(batch))
+	for i, x := range batch {
 		select {
 		case w.calls <- struct{}{}:
 		case <-ctx.Done():
@@ -310,14 +311,12 @@ func (w *worker) callAll(ctx context.Context, batch []Work) error {
 		in, fn, err := w.e.claimCall(ctx, x.ID)
 		if err != nil || fn == nil {
 			<-w.calls
-			if err != nil {
-				return err
-			}
+			errs[i] = err
 			continue
 		}
 		w.wg.Go(func() { w.e.call(ctx, in, fn, func() { <-w.calls }) })
 	}
-	return nil
+	return w.putOffFailed(ctx, WorkCall, batch, errs)
 }
 
 // claimCall puts the next try of a call off until after this one, so that a
@@ -344,6 +343,15 @@ func (e *Engine) claimCall(ctx context.Context, runID string) (in StepInput, fn 
 			s := e.session(ctx, tx, now, runOrigin(r))
 			s.profile = prof
 			return s.end(r, RunFailed, endLost)
+		}
+		if result, ok := r.Results[r.Step]; ok {
+			// It was called; what comes next could not be decided then.
+			s := e.session(ctx, tx, now, runOrigin(r))
+			s.profile = prof
+			if err := s.decide(r, cause{kind: causeCall, result: result}); err != nil {
+				return err
+			}
+			return s.settle()
 		}
 		r.WakeAt = now.Add(2 * e.cfg.CallTimeout)
 		if err := tx.PutRun(ctx, r); err != nil {
@@ -377,9 +385,17 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, done func(
 			c.retry = e.now().Add(backoff(in.Key, in.Attempt, time.Minute, time.Hour))
 		}
 	}
-	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
+	// called reads the run again, nil when it has gone on meanwhile.
+	called := func(ctx context.Context, tx Tx) (*Run, error) {
 		r, err := tx.Run(ctx, in.Run.ID)
 		if err != nil || r == nil || r.Status != RunLive || r.Step != in.Run.Step || r.Visit != in.Run.Visit || r.Pending != PendingCall {
+			return nil, err
+		}
+		return r, nil
+	}
+	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
+		r, err := called(ctx, tx)
+		if r == nil {
 			return err
 		}
 		s, err := e.open(ctx, tx, e.now(), r.ProfileID, runOrigin(r))
@@ -391,6 +407,24 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, done func(
 		}
 		return s.settle()
 	})
+	if err != nil && c.err == "" {
+		// What comes next fails. The result is stored alone, so that the
+		// program's own code is not called again for it.
+		e.cfg.Logger.Error("what follows a step failed; it is tried again", "automation", in.Run.Automation, "step", in.Run.Step,
+			"run", in.Run.ID, "error", err)
+		err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
+			r, err := called(ctx, tx)
+			if r == nil {
+				return err
+			}
+			if r.Results == nil {
+				r.Results = map[string]any{}
+			}
+			r.Results[r.Step] = result
+			r.WakeAt = e.now().Add(backoff(in.Key, 1, time.Minute, time.Hour))
+			return tx.PutRun(ctx, r)
+		})
+	}
 	if err != nil {
 		e.cfg.Logger.Error("the outcome of a step could not be stored; it will be called again",
 			"automation", in.Run.Automation, "step", in.Run.Step, "run", in.Run.ID, "error", err)
