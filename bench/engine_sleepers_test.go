@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,13 +33,9 @@ func sleeperAutomations() []fluxly.Automation {
 
 // TestEngineSleepers measures an engine whose people are nearly all asleep in
 // an automation: what an event costs that concerns none of the runs, and what
-// the process needs. It takes minutes, so the number must be given:
-// BENCH_SLEEPERS=1000000.
+// the process needs; see [sleepers].
 func TestEngineSleepers(t *testing.T) {
-	count, err := strconv.Atoi(os.Getenv("BENCH_SLEEPERS"))
-	if err != nil {
-		t.Skip("set BENCH_SLEEPERS to the number of sleeping runs, such as 1000000")
-	}
+	count, asked := sleepers(t)
 	dir := t.TempDir()
 	none, all := filepath.Join(dir, "none.db"), filepath.Join(dir, "all.db")
 	start := time.Now()
@@ -102,18 +97,20 @@ func TestEngineSleepers(t *testing.T) {
 		}
 		ratio := median(ratios)
 		t.Logf("%s: %.1f us an event with none asleep, %.1f us with %d: %.2fx", name, median(costs[0])/1e3, median(costs[1])/1e3, count, ratio)
-		if name == "page_viewed" && ratio > sleepersBar {
+		if asked && name == "page_viewed" && ratio > sleepersBar {
 			t.Errorf("%.2f times the cost with none asleep; the bar is %.1f", ratio, sleepersBar)
 		}
 	}
 }
 
-// TestEngineAsleep is the process that TestEngineSleepers starts.
+// TestEngineAsleep is the process that TestEngineSleepers starts; by itself it
+// has nothing to open.
 func TestEngineAsleep(t *testing.T) {
 	path := os.Getenv(fileEnv)
 	if path == "" {
-		t.Skip("TestEngineSleepers starts it")
+		return
 	}
+	_, asked := sleepers(t)
 	start := time.Now()
 	store := openSQLite(t, path)
 	e := newEngine(t, fluxly.Config{Store: store, Automations: sleeperAutomations()})
@@ -124,8 +121,8 @@ func TestEngineAsleep(t *testing.T) {
 		defer timer.Stop()
 		<-timer.C
 	}
-	rest(time.Second)
-	const idle = 10 * time.Second
+	idle := idleFor(asked)
+	rest(idle / 10)
 	used := processorTime(t)
 	rest(idle)
 	// Of the four lanes each looks at its clock once a minute, and at nothing else.
@@ -135,10 +132,10 @@ func TestEngineAsleep(t *testing.T) {
 	after := memory(t)
 	t.Logf("opened in %v; %d MB, %.3f %% of one processor over %v; %d MB after 10,000 events",
 		began.Round(time.Millisecond), asleep>>20, share*100, idle, after>>20)
-	if asleep > sleepersMemory || after > sleepersMemory {
+	if asked && (asleep > sleepersMemory || after > sleepersMemory) {
 		t.Errorf("%d MB asleep, %d MB after events; the bar is %d MB", asleep>>20, after>>20, sleepersMemory>>20)
 	}
-	if share > sleepersIdle {
+	if asked && share > sleepersIdle {
 		t.Errorf("%.2f %% of a processor while idle; the bar is %.0f %%", share*100, sleepersIdle*100)
 	}
 }
