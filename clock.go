@@ -20,9 +20,10 @@ type steadyClock struct {
 	last time.Time
 }
 
-// now is the clock without its monotonic part, in UTC, as it is stored.
+// now is the clock in UTC as it is stored: without its monotonic part, in whole
+// microseconds, which every store keeps.
 func (c *steadyClock) now() time.Time {
-	t := c.read().Round(0).UTC()
+	t := stored(c.read())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t.Before(c.last) && c.last.Sub(t) <= farBack {
@@ -34,3 +35,6 @@ func (c *steadyClock) now() time.Time {
 
 // now is the engine's present.
 func (e *Engine) now() time.Time { return e.clock.now() }
+
+// stored is a time as stores keep it.
+func stored(t time.Time) time.Time { return t.Round(0).UTC().Truncate(time.Microsecond) }

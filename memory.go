@@ -33,10 +33,10 @@ func NewMemoryStore() Store {
 		logs:         map[memoryKey]LogEntry{},
 		definitions:  map[memoryKey]*Definition{},
 		sends:        map[string]*SendRecord{},
-		suppressions: map[memoryKey]*Suppression{},
-		erasures:     map[string]*ErasureRecord{},
-		due:          map[WorkKind]*ordered.Set[memoryKey]{},
-		signals:      map[WorkKind]*duework.Signal{},
+		suppressions: map[memoryKey]*Suppression{}, meters: map[string]*Meter{},
+		erasures: map[string]*ErasureRecord{},
+		due:      map[WorkKind]*ordered.Set[memoryKey]{},
+		signals:  map[WorkKind]*duework.Signal{},
 	}
 	for _, set := range []**ordered.Set[memoryKey]{
 		&m.profileOrder, &m.membershipOrder, &m.eventOrder, &m.runOrder, &m.profileRuns, &m.logOrder,
@@ -97,6 +97,7 @@ type memoryStore struct {
 	runSends         *ordered.Set[memoryKey]    // run (group), queued (at), key (id)
 	suppressions     map[memoryKey]*Suppression // address (group), stream (id)
 	suppressionOrder *ordered.Set[memoryKey]
+	meters           map[string]*Meter
 	erasures         map[string]*ErasureRecord
 	erasureOrder     *ordered.Set[memoryKey] // time (at), id
 

@@ -188,3 +188,28 @@ func (tx *memoryTx) Suppressions(ctx context.Context) ([]*Suppression, error) {
 	}
 	return list, nil
 }
+
+func (tx *memoryTx) Meter(ctx context.Context, name string) (*Meter, error) {
+	if err := tx.check(ctx, false); err != nil {
+		return nil, err
+	}
+	m := tx.m.meters[name]
+	if m == nil {
+		return nil, nil
+	}
+	row := *m
+	row.Used = slices.Clone(m.Used)
+	return &row, nil
+}
+
+func (tx *memoryTx) PutMeter(ctx context.Context, m *Meter) error {
+	if err := tx.check(ctx, true); err != nil {
+		return err
+	}
+	row := Meter{Name: m.Name, Queue: instant(m.Queue)}
+	for _, t := range m.Used {
+		row.Used = append(row.Used, instant(t))
+	}
+	put(tx, tx.m.meters, row.Name, &row)
+	return nil
+}

@@ -21,7 +21,7 @@ func (e *Engine) Notice(ctx context.Context, n PostmarkNotice) error {
 			if s.At.IsZero() {
 				s.At = e.now()
 			}
-			s.At = s.At.Round(0).UTC()
+			s.At = stored(s.At)
 			e.flights.doubt()
 			if err := tx.PutSuppression(ctx, &s); err != nil {
 				return err
@@ -40,7 +40,7 @@ func (e *Engine) Notice(ctx context.Context, n PostmarkNotice) error {
 			return err
 		}
 		ev := n.ProviderEvent()
-		ev.At = ev.At.Round(0).UTC()
+		ev.At = stored(ev.At)
 		if m.Receipt.ID == "" {
 			m.Receipt.ID = n.MessageID
 		}

@@ -142,7 +142,7 @@ func (e *Engine) settleIn(ctx context.Context, tx Tx, m *SendRecord, status Send
 	m.Status, m.Reason, m.Detail, m.Receipt = status, reason, clip(detail, 1000), r
 	m.DueAt, m.SettledAt = time.Time{}, now
 	if !m.Receipt.At.IsZero() {
-		m.Receipt.At = m.Receipt.At.Round(0).UTC()
+		m.Receipt.At = stored(m.Receipt.At)
 	}
 	if err := tx.PutSend(ctx, m); err != nil {
 		return err

@@ -9,9 +9,9 @@ import (
 // segment memberships, runs with their timers and waits, the send log with the
 // queue of mails, suppressions and definitions.
 //
-// There are two: [NewMemoryStore] for tests, and package sqlite, a file for one
-// process at a time. The suite fluxlytest.TestStore is the contract; a store of
-// your own passes it.
+// There are three: [NewMemoryStore] for tests, package sqlite, a file for one
+// process at a time, and package postgres, for many processes. The suite
+// fluxlytest.TestStore is the contract; a store of your own passes it.
 //
 // All methods may be called from many goroutines.
 type Store interface {
@@ -94,8 +94,11 @@ type Work struct {
 //
 // Values handed out belong to the caller, who may change them; values handed
 // in are not kept. Methods that look up one thing return nil without an error
-// when there is none. Times keep nanoseconds and come back in UTC; a time that is not
-// zero lies in the years 1678 to 9999, else it may be refused. Values inside
+// when there is none. Times keep microseconds (finer parts may be cut off) and
+// come back in UTC; a time that is not zero lies in the years 1678 to 9999, else
+// it may be refused. Texts are UTF-8 without a NUL, else they may be refused.
+// The Seq of events grows in the order in which those of one person are stored;
+// it may leave numbers out. Values inside
 // Properties, Traits, Results and Detail come back in their canonical form. An
 // empty list or map comes back nil, except the Traits of a profile, which are
 // never nil.
@@ -221,6 +224,57 @@ type SendTx interface {
 	DeleteSuppression(ctx context.Context, address, stream string) error
 	// Suppressions lists all, sorted by address in lower case, then stream.
 	Suppressions(ctx context.Context) ([]*Suppression, error)
+
+	// Meter returns what counts towards a limit, by its name. In Update no
+	// other transaction has or changes it until this one ends.
+	Meter(ctx context.Context, name string) (*Meter, error)
+	// PutMeter stores one whole; there is one per name.
+	PutMeter(ctx context.Context, m *Meter) error
+}
+
+// Meter is what all processes on a store have used of a limit lately.
+type Meter struct {
+	Name string `json:"name"`
+	// Used are the latest instants at which something counted, oldest first.
+	Used []time.Time `json:"used,omitempty"`
+	// Queue is the instant up to which those who wait have been given a turn.
+	Queue time.Time `json:"queue,omitzero"`
+}
+
+// Preloader is a [Tx] that reads ahead: what is named is fetched in few trips to
+// the database, and locked where the store locks. It is found by type
+// assertion. What it is told are hints: they change no answer, and neither does
+// leaving them out.
+type Preloader interface {
+	Preload(ctx context.Context, hints []Preload) error
+}
+
+// Preload names what one call is about to ask for.
+type Preload struct {
+	// IDs are those of the person.
+	IDs []Identifier
+	// MessageID is that of the event to be stored; empty for none.
+	MessageID string
+	// Signals are what live runs may wait for: LiveRuns is asked with each.
+	Signals []string
+	// Runs are the automations and keys that LastRun is asked for.
+	Runs []RunKey
+}
+
+// RunKey names the runs of one automation with one key.
+type RunKey struct{ Automation, Key string }
+
+// CallerTx is a transaction of the program's own, on the database that an
+// engine's store is in: the method Tx of a [Store] that can join one makes it
+// (sqlite and postgres have one). It is for one goroutine, and not for after
+// the transaction has ended.
+type CallerTx interface {
+	// Store is the store that made it.
+	Store() Store
+	// Update runs fn in the transaction, whole or not at all; the transaction
+	// goes on either way, and it is the program that commits it or rolls it
+	// back. fn may be called again, as by Update of a [Store].
+	Update(ctx context.Context, fn func(Tx) error) error
 }
 
 // StoredEvent is an event in the log.

@@ -99,7 +99,7 @@ func (e *Engine) record(ctx context.Context, tx Tx, ev *Event, digest [32]byte, 
 	}
 	stored := &StoredEvent{
 		MessageID: ev.MessageID, ProfileID: s.profile.ID, Name: ev.Name, Properties: ev.Properties,
-		Traits: ev.Traits, OccurredAt: occurred.Round(0).UTC(), ReceivedAt: now, Digest: digest,
+		Traits: ev.Traits, OccurredAt: stored(occurred), ReceivedAt: now, Digest: digest,
 	}
 	known, duplicate, err := tx.PutEvent(ctx, stored)
 	if err != nil {
@@ -392,7 +392,7 @@ func (e *Engine) Unsubscribe(ctx context.Context, id string, u Unsubscription) e
 		if u.At.IsZero() {
 			u.At = now
 		}
-		u.At = u.At.Round(0).UTC()
+		u.At = stored(u.At)
 		e.flights.doubt()
 		return p.unsubscribe(u)
 	})
@@ -465,6 +465,7 @@ func (e *Engine) Suppress(ctx context.Context, s Suppression) error {
 		if s.At.IsZero() {
 			s.At = e.now()
 		}
+		s.At = stored(s.At)
 		e.flights.doubt()
 		return tx.PutSuppression(ctx, &s)
 	})

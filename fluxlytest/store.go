@@ -40,7 +40,7 @@ func TestStore(t *testing.T, open func(testing.TB) fluxly.Store) {
 		{"a row is stored whole", testOverwrite},
 		{"values keep type and value", testExactValues},
 		{"values without a form are refused", testBadValues},
-		{"times keep nanoseconds", testTimes},
+		{"times keep microseconds", testTimes},
 		{"long and odd strings come back", testStrings},
 		{"profiles are found by their ids", testFindProfiles},
 		{"an id leads to one profile", testIdentityMoves},
@@ -60,6 +60,7 @@ func TestStore(t *testing.T, open func(testing.TB) fluxly.Store) {
 		{"mails are listed in pages", testListSends},
 		{"counts are grouped and sorted", testCounts},
 		{"suppressions compare without case", testSuppressions},
+		{"meters are kept", testMeters},
 		{"due work comes in order", testDue},
 		{"done work is no longer due", testDueEnds},
 		{"work is handed out when due", testWork},
@@ -237,6 +238,7 @@ func writeAll(ctx context.Context, tx fluxly.Tx) error {
 		tx.PutSend(ctx, &fluxly.SendRecord{Key: "k1", RunID: "r1", ProfileID: "p1", Status: fluxly.SendQueued, QueuedAt: at(1), DueAt: at(1)}),
 		tx.PutSuppression(ctx, &fluxly.Suppression{Address: "ann@acme.test", Reason: "HardBounce", At: at(1)}),
 		tx.PutErasure(ctx, &fluxly.ErasureRecord{ID: "e1", Reason: fluxly.GDPRRequest, At: at(1)}),
+		tx.PutMeter(ctx, &fluxly.Meter{Name: "meter0", Used: []time.Time{at(1)}, Queue: at(2)}),
 	)
 }
 
@@ -288,6 +290,10 @@ func dump(ctx context.Context, tx fluxly.Tx, profiles, messages []string) (map[s
 	keep("suppressions", suppressions, err)
 	erasures, err := tx.Erasures(ctx)
 	keep("erasures", erasures, err)
+	for _, name := range []string{"meter0", "meter1"} {
+		meter, err := tx.Meter(ctx, name)
+		keep(name, meter, err)
+	}
 	definition, err := tx.Definition(ctx, "trial", "v1")
 	keep("definition", definition, err)
 	for _, kind := range []fluxly.WorkKind{fluxly.WorkWake, fluxly.WorkCall, fluxly.WorkSegment, fluxly.WorkSend} {

@@ -3,6 +3,7 @@ package fluxlytest
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/getfluxly/fluxly"
@@ -281,6 +282,59 @@ func testSuppressions(t *storeTest) {
 	t.view(func(tx fluxly.Tx) error {
 		list, err := tx.Suppressions(t.ctx)
 		t.equal("list", list, []*fluxly.Suppression{news, all})
+		return err
+	})
+}
+
+func testMeters(t *storeTest) {
+	put := func(m *fluxly.Meter) {
+		t.Helper()
+		t.update(func(tx fluxly.Tx) error { return tx.PutMeter(t.ctx, m) })
+	}
+	want := func(name string, want *fluxly.Meter) {
+		t.Helper()
+		t.view(func(tx fluxly.Tx) error {
+			got, err := tx.Meter(t.ctx, name)
+			t.equal(name, got, want)
+			return err
+		})
+	}
+	want("sends", nil)
+	put(&fluxly.Meter{Name: "sends", Used: []time.Time{at(1), at(2)}, Queue: at(9)})
+	put(&fluxly.Meter{Name: "other"})
+	want("sends", &fluxly.Meter{Name: "sends", Used: []time.Time{at(1), at(2)}, Queue: at(9)})
+	want("other", &fluxly.Meter{Name: "other"})
+	put(&fluxly.Meter{Name: "sends", Used: []time.Time{at(2).In(time.FixedZone("", 3600))}})
+	want("sends", &fluxly.Meter{Name: "sends", Used: []time.Time{at(2)}})
+
+	// Nobody else changes it between reading and writing.
+	var writers sync.WaitGroup
+	for i := range 4 {
+		writers.Go(func() {
+			for n := range 10 {
+				err := t.store.Update(t.ctx, func(tx fluxly.Tx) error {
+					m, err := tx.Meter(t.ctx, "shared")
+					if err != nil {
+						return err
+					}
+					if m == nil {
+						m = &fluxly.Meter{Name: "shared"}
+					}
+					m.Used = append(m.Used, at(i*10+n))
+					return tx.PutMeter(t.ctx, m)
+				})
+				if err != nil {
+					t.Errorf("Update: %v", err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	t.view(func(tx fluxly.Tx) error {
+		m, err := tx.Meter(t.ctx, "shared")
+		if err == nil {
+			t.equal("uses", len(m.Used), 40)
+		}
 		return err
 	})
 }

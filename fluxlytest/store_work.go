@@ -19,7 +19,7 @@ func testDue(t *storeTest) {
 	ended := liveRun("r9", "p1", at(0), at(1))
 	ended.Status = fluxly.RunCompleted
 	t.putRuns(liveRun("r2", "p1", at(0), at(3)), liveRun("r1", "p2", at(0), at(3)), liveRun("r3", "p3", at(0), at(1)),
-		liveRun("r4", "p4", at(0), at(7)), liveRun("r5", "p4", at(0), at(7).Add(1)), call, mail, ended)
+		liveRun("r4", "p4", at(0), at(7)), liveRun("r5", "p4", at(0), at(7).Add(time.Microsecond)), call, mail, ended)
 	t.putSends(
 		&fluxly.SendRecord{Key: "k1", Status: fluxly.SendQueued, DueAt: at(2)},
 		&fluxly.SendRecord{Key: "k2", Status: fluxly.SendSending, DueAt: at(1)},
@@ -45,8 +45,8 @@ func testDue(t *storeTest) {
 		{fluxly.WorkWake, at(1), 9, []fluxly.Work{{ID: "r3", Due: at(1)}}, at(3)},
 		{fluxly.WorkWake, at(3), 9, []fluxly.Work{{ID: "r3", Due: at(1)}, {ID: "r1", Due: at(3)}, {ID: "r2", Due: at(3)}}, at(7)},
 		{fluxly.WorkWake, at(3), 2, []fluxly.Work{{ID: "r3", Due: at(1)}, {ID: "r1", Due: at(3)}}, at(7)},
-		{fluxly.WorkWake, at(7), 1, []fluxly.Work{{ID: "r3", Due: at(1)}}, at(7).Add(1)},
-		{fluxly.WorkWake, at(7), 0, nil, at(7).Add(1)},
+		{fluxly.WorkWake, at(7), 1, []fluxly.Work{{ID: "r3", Due: at(1)}}, at(7).Add(time.Microsecond)},
+		{fluxly.WorkWake, at(7), 0, nil, at(7).Add(time.Microsecond)},
 		{fluxly.WorkWake, at(8).In(time.FixedZone("", 3600)), 1, []fluxly.Work{{ID: "r3", Due: at(1)}}, time.Time{}},
 		{fluxly.WorkCall, at(1), 9, nil, at(2)},
 		{fluxly.WorkCall, at(9), 9, []fluxly.Work{{ID: "c1", Due: at(2)}}, time.Time{}},

@@ -144,6 +144,9 @@ CREATE TABLE erasures (
 	events INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 `,
+	2: `
+CREATE TABLE meters (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+`,
 }
 
 // newest is the schema version that this package works on.

@@ -243,3 +243,45 @@ func (t *tx) Suppressions(ctx context.Context) ([]*fluxly.Suppression, error) {
 	}
 	return t.suppressionList(t.db.query("SELECT " + suppressionColumns + " FROM suppressions ORDER BY address, stream"))
 }
+
+// meterBody is what of a meter is only ever read with it.
+type meterBody struct {
+	Used  []time.Time `json:"used,omitempty"`
+	Queue time.Time   `json:"queue,omitzero"`
+}
+
+func (t *tx) Meter(ctx context.Context, name string) (*fluxly.Meter, error) {
+	if err := t.check(ctx, false); err != nil {
+		return nil, err
+	}
+	var m *fluxly.Meter
+	var err error
+	s := t.db.query("SELECT body FROM meters WHERE name = ?").text(name)
+	if s.next() {
+		var b meterBody
+		if err = json.Unmarshal(s.getRaw(0), &b); err != nil {
+			err = fmt.Errorf("stored meter: %w: %w", ErrCorrupt, err)
+		}
+		m = &fluxly.Meter{Name: name, Used: b.Used, Queue: b.Queue}
+	}
+	if err := firstError(t.fail(s.done()), err); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (t *tx) PutMeter(ctx context.Context, m *fluxly.Meter) error {
+	if err := t.begin(ctx); err != nil {
+		return err
+	}
+	b := meterBody{Queue: m.Queue.UTC()}
+	for _, at := range m.Used {
+		b.Used = append(b.Used, at.UTC())
+	}
+	raw, err := json.Marshal(&b)
+	if err != nil {
+		return fmt.Errorf("meter %q: %w", m.Name, err)
+	}
+	return t.fail(t.db.query("INSERT INTO meters (name, body) VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body").
+		text(m.Name).text(string(raw)).exec())
+}
