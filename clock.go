@@ -38,3 +38,11 @@ func (e *Engine) now() time.Time { return e.clock.now() }
 
 // stored is a time as stores keep it.
 func stored(t time.Time) time.Time { return t.Round(0).UTC().Truncate(time.Microsecond) }
+
+// dueTime is stored, rounded up.
+func dueTime(t time.Time) time.Time {
+	if w := stored(t); w.Before(t) {
+		return w.Add(time.Microsecond)
+	}
+	return stored(t)
+}

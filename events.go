@@ -208,7 +208,7 @@ func (e *Event) normalize() error {
 		return err
 	}
 	if !e.Timestamp.IsZero() {
-		e.Timestamp = stored(e.Timestamp)
+		e.Timestamp = e.Timestamp.Round(0).UTC()
 	}
 	return nil
 }

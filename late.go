@@ -21,6 +21,24 @@ type sharedTx struct {
 	counts Counters
 }
 
+// Stores keep whole microseconds. What is due is rounded up to one, so that
+// nothing is ever due before the time that was meant.
+
+func (s *sharedTx) PutRun(ctx context.Context, r *Run) error {
+	r.WakeAt = dueTime(r.WakeAt)
+	return s.Tx.PutRun(ctx, r)
+}
+
+func (s *sharedTx) PutSend(ctx context.Context, m *SendRecord) error {
+	m.DueAt = dueTime(m.DueAt)
+	return s.Tx.PutSend(ctx, m)
+}
+
+func (s *sharedTx) PutMembership(ctx context.Context, m *Membership) error {
+	m.CheckAt = dueTime(m.CheckAt)
+	return s.Tx.PutMembership(ctx, m)
+}
+
 // countOf is where a transaction counts.
 func countOf(tx Tx) *Counters {
 	if s, ok := tx.(*sharedTx); ok {
