@@ -1,28 +1,28 @@
 package fluxlytest
 
 import (
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/getfluxly/fluxly"
 )
 
-// keptStore is a store in memory that outlives its "process".
-type keptStore struct{ fluxly.Store }
+// crashSeeds is how many schedules are run: those of FLUXLY_CRASH_SEEDS, or 0
+// for the default.
+func crashSeeds(t *testing.T) int {
+	t.Helper()
+	n, err := strconv.Atoi(os.Getenv("FLUXLY_CRASH_SEEDS"))
+	if err != nil {
+		return 0
+	}
+	return n
+}
 
-func (keptStore) Close() error { return nil }
-
-func TestR14R16CrashesInMemory(t *testing.T) {
+func TestR14R16O3O6S16CrashSchedules(t *testing.T) {
 	t.Parallel()
-	stores := map[string]fluxly.Store{}
-	TestCrashes(t, func(_ testing.TB, dir string) fluxly.Store {
-		if stores[dir] == nil {
-			stores[dir] = keptStore{fluxly.NewMemoryStore()}
-		}
-		return stores[dir]
-	})
+	TestCrashSchedules(t, CrashConfig{Engine: HistoryConfig(nil), Seeds: crashSeeds(t)})
 }
 
 // The same history gives the same state, to the last field, when it is played
