@@ -427,7 +427,7 @@ func (e *Engine) send(ctx context.Context, f *flight, msg *Message, done func())
 	// What it is when the sender ends its goroutine and returns nothing.
 	var err error = &DeliveryError{Kind: Unknown, Text: "the sender ended its goroutine (runtime.Goexit)"}
 	ended := bounded(ctx, e.cfg.SendTimeout, func(ctx context.Context) {
-		if f.age(e.cfg.Now()) > e.lastCall() {
+		if since(f.at, e.cfg.Now()) > e.lastCall() {
 			err = errTooLate
 			done()
 			return

@@ -98,9 +98,9 @@ func (s *flights) call(f *flight) bool {
 	return f.called
 }
 
-// age is how long ago a mail was claimed: by the process's own monotonic clock,
-// which no one can set, or by the wall clock where that says more, because the
-// monotonic one may stand still while a machine sleeps.
-func (f *flight) age(now time.Time) time.Duration {
-	return max(now.Sub(f.at), now.Round(0).Sub(f.at.Round(0)))
+// since is how long ago something was claimed: by the process's own monotonic
+// clock, which no one can set, or by the wall clock where that says more,
+// because the monotonic one may stand still while a machine sleeps.
+func since(claimed, now time.Time) time.Duration {
+	return max(now.Sub(claimed), now.Round(0).Sub(claimed.Round(0)))
 }

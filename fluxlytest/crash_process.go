@@ -316,6 +316,16 @@ func (t *crashTx) PutSuppression(ctx context.Context, s *fluxly.Suppression) err
 	return t.Tx.PutSuppression(ctx, s)
 }
 
+func (t *crashTx) DeleteSuppression(ctx context.Context, address, stream string) error {
+	t.wrote = true
+	return t.Tx.DeleteSuppression(ctx, address, stream)
+}
+
+func (t *crashTx) MergeProfile(ctx context.Context, from, into string) error {
+	t.wrote = true
+	return t.Tx.MergeProfile(ctx, from, into)
+}
+
 // funcs are the program's own steps in one process.
 func (p *crashProcess) funcs(own map[string]fluxly.StepFunc) map[string]fluxly.StepFunc {
 	out := make(map[string]fluxly.StepFunc, len(own))
@@ -405,7 +415,7 @@ func (s crashSender) Send(ctx context.Context, m *fluxly.Message) (fluxly.Receip
 	for i := range len(m.SendKey) {
 		h = (h ^ uint64(m.SendKey[i])) * 1099511628211
 	}
-	if (h>>7)%23 == 0 {
+	if (h>>7)%23 == 0 && !w.steady {
 		w.note(p.name+": the provider refuses %s for good", what)
 		return fluxly.Receipt{}, Permanent().Err
 	}

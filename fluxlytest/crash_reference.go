@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/getfluxly/fluxly"
 )
@@ -99,6 +99,9 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 	ref := &crashReference{Store: fluxly.NewMemoryStore()}
 	defer func() { _ = ref.Store.Close() }()
 	ref.now = Start
+	if len(w.history) > 0 && w.history[0].at.Before(Start) {
+		ref.now = w.history[0].at
+	}
 	cfg := w.setup.engine
 	cfg.Store, cfg.Sender, cfg.Unknown, cfg.Now = ref, ref, fluxly.CountAsSent, func() time.Time { return ref.now }
 	own := cfg.Funcs
@@ -164,7 +167,30 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 		w.fail("read what is stored without crashes: %v", err)
 		return
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		w.fail("the state is not that of the same history without crashes (-without +with):\n%s", diff)
+	if !slices.Equal(want, got) {
+		w.fail("the state is not that of the same history without crashes (- without, + with):\n%s", lineDiff(want, got))
 	}
+}
+
+// lineDiff shows the lines from the first to the last difference.
+func lineDiff(a, b []string) string {
+	first := 0
+	for first < min(len(a), len(b)) && a[first] == b[first] {
+		first++
+	}
+	last := 0
+	for last < min(len(a), len(b))-first && a[len(a)-1-last] == b[len(b)-1-last] {
+		last++
+	}
+	var out strings.Builder
+	for _, l := range a[max(first-2, 0):first] {
+		out.WriteString("  " + l + "\n")
+	}
+	for _, l := range a[first : len(a)-last] {
+		out.WriteString("- " + l + "\n")
+	}
+	for _, l := range b[first : len(b)-last] {
+		out.WriteString("+ " + l + "\n")
+	}
+	return out.String()
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/getfluxly/fluxly"
 )
 
 // crashSeeds is how many schedules are run: those of FLUXLY_CRASH_SEEDS, or 0
@@ -18,6 +20,24 @@ func crashSeeds(t *testing.T) int {
 		return 0
 	}
 	return n
+}
+
+// keptStore is a store in memory that outlives its "process".
+type keptStore struct{ fluxly.Store }
+
+func (keptStore) Close() error { return nil }
+
+func (keptStore) Exclusive() bool { return true }
+
+func TestR14R16CrashesInMemory(t *testing.T) {
+	t.Parallel()
+	stores := map[string]fluxly.Store{}
+	TestCrashes(t, func(_ testing.TB, dir string) fluxly.Store {
+		if stores[dir] == nil {
+			stores[dir] = keptStore{fluxly.NewMemoryStore()}
+		}
+		return stores[dir]
+	})
 }
 
 func TestR14R16O3O6S16CrashSchedules(t *testing.T) {

@@ -51,6 +51,9 @@ type crashWorld struct {
 	stopped  map[string]*crashWrite
 	stored   map[string]bool
 	quiet    bool // no more stops
+	// steady: the clock does not jump, the provider refuses nobody, the worker
+	// is in time, and the caller repeats at once.
+	steady bool
 
 	failure error
 	lines   []crashLine
@@ -182,7 +185,7 @@ func (w *crashWorld) play(ctx context.Context) error {
 		}
 		w.thaw()
 		// What the caller repeats.
-		if i := slices.IndexFunc(pending, func(c *crashPending) bool { return c.due <= w.turn }); i >= 0 && w.rnd.IntN(2) == 0 {
+		if i := slices.IndexFunc(pending, func(c *crashPending) bool { return c.due <= w.turn }); i >= 0 && (w.steady || w.rnd.IntN(2) == 0) {
 			c := pending[i]
 			if p := w.usable(ctx); p != nil {
 				pending = slices.Delete(pending, i, i+1)
@@ -196,8 +199,10 @@ func (w *crashWorld) play(ctx context.Context) error {
 		if next < len(w.calls) {
 			callAt = Start.Add(w.calls[next].At)
 		}
+		// The worker may be late: what is due then comes after the next call.
+		lazy := !callAt.IsZero() && !w.steady && w.rnd.IntN(6) == 0
 		switch {
-		case !known && (callAt.IsZero() || w.rnd.IntN(6) > 0), known && !callAt.IsZero() && !due.After(callAt) && w.rnd.IntN(5) > 0, known && callAt.IsZero() && !due.After(end):
+		case !lazy && (!known || callAt.IsZero() && !due.After(end) || !callAt.IsZero() && !due.After(callAt)):
 			p := w.usable(ctx)
 			if p == nil || p.worker != nil {
 				w.advance(w.moment())
@@ -237,6 +242,9 @@ func (w *crashWorld) play(ctx context.Context) error {
 // still: a virtual clock has no monotonic part, by which an engine would see
 // how long it was frozen.
 func (w *crashWorld) jump() {
+	if w.steady {
+		return
+	}
 	switch w.rnd.IntN(60) {
 	case 0, 1:
 		d := time.Duration(1+w.rnd.IntN(600)) * time.Minute
@@ -402,6 +410,9 @@ func (w *crashWorld) makeCall(ctx context.Context, p *crashProcess, c *crashPend
 	p.caller = a
 	w.after(p, a)
 	again := &crashPending{call: c.call, no: c.no, tries: c.tries, answer: c.answer, due: w.turn + w.rnd.IntN(6)}
+	if w.steady {
+		again.due = w.turn
+	}
 	if !a.ended || p.dead && a.err != nil {
 		w.note("call %d is not answered", c.no)
 		if a.ended && c.answer {
@@ -511,7 +522,7 @@ func (w *crashWorld) committed(p *crashProcess, tx *crashTx) {
 	}
 	w.erased = w.erased || tx.erased > 0
 	a := w.running
-	if a.call != nil && a.call.call != nil && (tx.events == 0 || tx.fresh > 0) {
+	if tx.wrote && a.call != nil && a.call.call != nil && (tx.events == 0 || tx.fresh > 0) {
 		w.history = append(w.history, crashEffect{at: at, call: a.call.call})
 	}
 	for _, m := range tx.sends {
