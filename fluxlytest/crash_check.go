@@ -34,6 +34,9 @@ func (w *crashWorld) finish(ctx context.Context) {
 			return
 		}
 		if open == 0 && !w.nextDue.IsZero() {
+			if w.ended != nil {
+				w.ended(w.base(p))
+			}
 			w.check(p)
 			w.checkProvider(ctx, p)
 			w.checkStats(ctx, p)

@@ -45,6 +45,47 @@ func TestR14R16O3O6S16CrashSchedules(t *testing.T) {
 	TestCrashSchedules(t, CrashConfig{Engine: HistoryConfig(nil), Seeds: crashSeeds(t)})
 }
 
+// The same seed gives the same schedule and the same outcome, also beside
+// others.
+func TestCrashScheduleIsDeterministic(t *testing.T) {
+	t.Parallel()
+	setup, err := newCrashSetup(CrashConfig{Engine: HistoryConfig(nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	play := func(seed uint64) []string {
+		w := newCrashWorld(t, setup, seed, "", randomPlan(seed))
+		var end []string
+		w.ended = func(store fluxly.Store) {
+			if end, err = crashDump(t.Context(), store, func(*fluxly.SendRecord) {}); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := w.play(t.Context()); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if len(end) == 0 {
+			t.Fatalf("seed %d: nothing is stored", seed)
+		}
+		return append(strings.Split(w.trace(), "\n"), end...)
+	}
+	var stops int
+	for seed := range uint64(60) {
+		a, b := play(seed), play(seed)
+		if diff := cmp.Diff(a, b); diff != "" {
+			t.Fatalf("seed %d: %s", seed, diff)
+		}
+		for _, l := range a {
+			if strings.Contains(l, "is stopped") || strings.Contains(l, "is frozen") {
+				stops++
+			}
+		}
+	}
+	if stops < 60 {
+		t.Errorf("hardly anything happens: %d stops and freezes in 60 schedules", stops)
+	}
+}
+
 // The same history gives the same state, to the last field, when it is played
 // again.
 func TestHistoryIsDeterministic(t *testing.T) {

@@ -55,6 +55,9 @@ type crashWorld struct {
 	// is in time, and the caller repeats at once.
 	steady bool
 
+	// ended, when set, is given the store in the end.
+	ended func(fluxly.Store)
+
 	failure error
 	lines   []crashLine
 	stats   crashStats
