@@ -17,6 +17,8 @@ const (
 	placeCommitted                   // after a commit, before its caller knows
 	placeRead                        // before a read
 	placeHasRead                     // after a read
+	placeClaimed                     // after a commit that claims a mail or stores its outcome
+	placeLooked                      // after the last look at a mail that is to be handed over
 	placeSend                        // in the sender, before the provider has the mail
 	placeTaken                       // in the sender, when the provider has taken the mail
 	placeReplied                     // when the provider has replied
@@ -28,13 +30,14 @@ const (
 )
 
 var placeNames = [places]string{
-	"before a commit", "after a commit", "before a read", "after a read", "before the provider has the mail",
+	"before a commit", "after a commit", "before a read", "after a read",
+	"after a commit about a mail", "after the last look at a mail", "before the provider has the mail",
 	"when the provider has taken the mail", "when the provider has replied", "before the provider is asked", "when the provider has answered",
 	"before the program's own step", "after the program's own step",
 }
 
 // free reports whether the engine can be called while its worker stands there.
-func (p crashPlace) free() bool { return p != placeCommit && p != placeCommitted }
+func (p crashPlace) free() bool { return p != placeCommit && p != placeCommitted && p != placeClaimed }
 
 // crashFate is what happens at a place.
 type crashFate int
@@ -195,7 +198,11 @@ func (s *crashStore) Update(ctx context.Context, fn func(fluxly.Tx) error) error
 	if err != nil {
 		return err
 	}
-	if p.at(placeCommitted, ""); p.dead {
+	place := placeCommitted
+	if len(tx.sends) > 0 {
+		place = placeClaimed
+	}
+	if p.at(place, ""); p.dead {
 		return ErrCrashed
 	}
 	return nil
@@ -210,10 +217,19 @@ func (s *crashStore) View(ctx context.Context, fn func(fluxly.Tx) error) error {
 		return ErrCrashed
 	}
 	p.w.running.looked = p.w.seq
-	if err := s.Store.View(ctx, func(inner fluxly.Tx) error { return fn(&crashTx{Tx: inner, w: p.w}) }); err != nil {
+	place := placeHasRead
+	err := s.Store.View(ctx, func(inner fluxly.Tx) error {
+		tx := &crashTx{Tx: inner, w: p.w}
+		err := fn(tx)
+		if tx.looked {
+			place = placeLooked
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	if p.at(placeHasRead, ""); p.dead {
+	if p.at(place, ""); p.dead {
 		return ErrCrashed
 	}
 	return nil
@@ -224,7 +240,7 @@ type crashTx struct {
 	fluxly.Tx
 	w *crashWorld
 
-	wrote         bool
+	wrote, looked bool
 	events, fresh int
 	sends         []*fluxly.SendRecord
 	log           []fluxly.LogEntry
@@ -301,6 +317,11 @@ func (t *crashTx) AppendLog(ctx context.Context, entries []fluxly.LogEntry) erro
 		}
 	}
 	return t.Tx.AppendLog(ctx, entries)
+}
+
+func (t *crashTx) Send(ctx context.Context, key string) (*fluxly.SendRecord, error) {
+	t.looked = true
+	return t.Tx.Send(ctx, key)
 }
 
 func (t *crashTx) PutSend(ctx context.Context, m *fluxly.SendRecord) error {

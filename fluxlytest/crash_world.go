@@ -51,6 +51,9 @@ type crashWorld struct {
 	stopped  map[string]*crashWrite
 	stored   map[string]bool
 	quiet    bool // no more stops
+	// intruder is a process in which a call is to come between the last look at
+	// a mail and the sender.
+	intruder *crashProcess
 	// steady: the clock does not jump, the provider refuses nobody, the worker
 	// is in time, and the caller repeats at once.
 	steady bool
@@ -187,6 +190,11 @@ func (w *crashWorld) play(ctx context.Context) error {
 			break
 		}
 		w.thaw()
+		if p := w.intruder; p != nil {
+			w.intruder = nil
+			pending = w.intrude(ctx, p, pending)
+			continue
+		}
 		// What the caller repeats.
 		if i := slices.IndexFunc(pending, func(c *crashPending) bool { return c.due <= w.turn }); i >= 0 && (w.steady || w.rnd.IntN(2) == 0) {
 			c := pending[i]
@@ -431,6 +439,49 @@ func (w *crashWorld) makeCall(ctx context.Context, p *crashProcess, c *crashPend
 	return pending
 }
 
+// intrude stops the mail that a process has claimed, at the last moment: by a
+// call of the same process or, now and then, of another one.
+func (w *crashWorld) intrude(ctx context.Context, p *crashProcess, pending []*crashPending) []*crashPending {
+	var person, address string
+	err := w.base(p).View(ctx, func(tx fluxly.Tx) error {
+		list, err := tx.Sends(ctx, fluxly.SendQuery{Status: fluxly.SendSending})
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		prof, err := tx.Profile(ctx, list[w.rnd.IntN(len(list))].ProfileID)
+		if prof != nil {
+			person, address = prof.ID, addressOf(prof.Email())
+		}
+		return err
+	})
+	if err != nil {
+		w.fail("look for mails under way: %v", err)
+	}
+	if w.rnd.IntN(4) == 0 {
+		p = w.usable(ctx)
+	}
+	if person == "" || address == "" || p == nil || p.dead || p.frozen || p.caller != nil {
+		return pending
+	}
+	stop := &CrashCall{Name: "unsubscribe " + person, Call: func(ctx context.Context, e *fluxly.Engine) error {
+		return e.Unsubscribe(ctx, person, fluxly.Unsubscription{Source: "schedule"})
+	}}
+	undo := &CrashCall{Name: "resubscribe " + person, Call: func(ctx context.Context, e *fluxly.Engine) error {
+		return e.Resubscribe(ctx, person, "")
+	}}
+	if w.rnd.IntN(3) == 0 {
+		stop = &CrashCall{Name: "suppress " + address, Call: func(ctx context.Context, e *fluxly.Engine) error {
+			return e.Suppress(ctx, fluxly.Suppression{Address: address, Reason: "HardBounce"})
+		}}
+		undo = &CrashCall{Name: "unsuppress " + address, Call: func(ctx context.Context, e *fluxly.Engine) error {
+			return e.Unsuppress(ctx, address, "")
+		}}
+	}
+	w.advance(w.moment())
+	pending = w.makeCall(ctx, p, &crashPending{call: stop, no: len(w.calls)}, pending)
+	return append(pending, &crashPending{call: undo, no: len(w.calls), due: w.turn + 4 + w.rnd.IntN(30)})
+}
+
 // answered looks at the answer of a call.
 func (w *crashWorld) answered(p *crashProcess, a *crashActivity) {
 	w.seq++
@@ -454,6 +505,10 @@ func (w *crashWorld) pause(a *crashActivity, place crashPlace, what string) {
 	if place.free() && a == p.worker && p.engine != nil && w.rnd.IntN(3) == 0 {
 		a.until = w.turn + 1 + w.rnd.IntN(4)
 		w.note("%s %s waits %s%s, while it is called", p.name, a.name, placeNames[place], what)
+		if place == placeLooked || w.rnd.IntN(3) == 0 {
+			a.until++
+			w.intruder = p
+		}
 		return
 	}
 	p.frozen = true
@@ -616,9 +671,11 @@ func (d *drawnPlan) at(place crashPlace) crashFate {
 	// The places at the provider are few, and the most interesting.
 	n := d.often
 	switch place {
-	case placeSend, placeTaken, placeReplied, placeAsk, placeAsked, placeFunc, placeFuncDone:
+	case placeClaimed, placeLooked, placeSend, placeTaken, placeReplied, placeAsk, placeAsked, placeFunc, placeFuncDone:
 		n = max(n/6, 4)
-	case placeCommit, placeCommitted, placeRead, placeHasRead, places:
+	case placeRead, placeHasRead:
+		n *= 3
+	case placeCommit, placeCommitted, places:
 	}
 	if d.IntN(n) > 0 {
 		return fateNone
@@ -641,7 +698,7 @@ func (d *drawnPlan) at(place crashPlace) crashFate {
 				return fateTemporary
 			}
 			return fateLost
-		case placeCommit, placeCommitted, placeRead, placeHasRead, placeReplied, placeAsked, placeFunc, placeFuncDone, places:
+		case placeCommit, placeCommitted, placeRead, placeHasRead, placeClaimed, placeLooked, placeReplied, placeAsked, placeFunc, placeFuncDone, places:
 		}
 	}
 	return fateNone
