@@ -23,7 +23,8 @@ import (
 // stopped.
 var ErrCrashed = errors.New("fluxlytest: the process was stopped here")
 
-// Opener opens the store of a directory, as a process that starts does. A
+// Opener opens the store of a directory, as a process that starts does, or ends
+// the test. A
 // store that at most one process can have open (see [fluxly.ExclusiveStore])
 // was closed before; another one may be open in other processes. What is in
 // no directory, such as a database on a server, takes its name from the
@@ -178,26 +179,24 @@ func TestCrashSchedules(t *testing.T, cfg CrashConfig) {
 		return next - 1, true
 	}
 	dir := t.TempDir()
-	var wg sync.WaitGroup
-	for range min(n, runtime.GOMAXPROCS(0)) {
-		wg.Go(func() {
-			for {
-				seed, ok := take()
-				if !ok {
-					return
+	// A lane for each processor: a schedule itself does one thing at a time.
+	t.Run("schedules", func(t *testing.T) {
+		for lane := range min(n, runtime.GOMAXPROCS(0)) {
+			t.Run(strconv.Itoa(lane), func(t *testing.T) {
+				t.Parallel()
+				for seed, ok := take(); ok; seed, ok = take() {
+					w := newCrashWorld(t, setup, seed, dir, randomPlan(seed))
+					err := w.play(t.Context())
+					mu.Lock()
+					total.add(w.stats)
+					mu.Unlock()
+					if err != nil {
+						t.Errorf("seed %d (repeat it with FLUXLY_SEED=%d): %v\nthe schedule:\n%s", seed, seed, err, w.trace())
+					}
 				}
-				w := newCrashWorld(t, setup, seed, dir, randomPlan(seed))
-				err := w.play(t.Context())
-				mu.Lock()
-				total.add(w.stats)
-				if err != nil {
-					t.Errorf("seed %d (repeat it with FLUXLY_SEED=%d): %v\nthe schedule:\n%s", seed, seed, err, w.trace())
-				}
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
+			})
+		}
+	})
 	if !t.Failed() {
 		t.Logf("%d schedules from seed %d: %s", n, first, total)
 	}
@@ -234,6 +233,9 @@ type crashSetup struct {
 	providers []CrashProvider
 	// transactional names the mails that no unsubscription stops.
 	transactional map[string]bool
+
+	look  sync.Once
+	alone bool // the store is open in one process at a time
 }
 
 func newCrashSetup(cfg CrashConfig) (*crashSetup, error) {
@@ -289,6 +291,19 @@ func newCrashSetup(cfg CrashConfig) (*crashSetup, error) {
 	return s, nil
 }
 
+// exclusive opens the store once, to see whether processes may share it.
+func (s *crashSetup) exclusive(t testing.TB, dir string) bool {
+	s.look.Do(func() {
+		store := s.cfg.Open(t, dir)
+		x, ok := store.(fluxly.ExclusiveStore)
+		s.alone = ok && x.Exclusive()
+		if err := store.Close(); err != nil {
+			t.Errorf("close the store: %v", err)
+		}
+	})
+	return s.alone
+}
+
 var transactionalHeader = regexp.MustCompile(`(?mi)^Transactional:\s*true\s*$`)
 
 // dirOf is the directory of a seed's store.
@@ -306,9 +321,9 @@ func (s *crashSetup) dirOf(t testing.TB, root string, seed uint64) string {
 // trace is the schedule as text.
 func (w *crashWorld) trace() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "  provider: %s; processes: %d\n", w.provider.kind, len(w.slots))
+	fmt.Fprintf(&b, "  the provider: %s; processes at most: %d; each line begins with what clocks show\n", w.provider.kind, len(w.slots))
 	for _, l := range w.lines {
-		fmt.Fprintf(&b, "  %s %s\n", Start.Add(l.at.Sub(Start)).Format("01-02 15:04:05.000000"), fmt.Sprintf(l.format, l.args...))
+		fmt.Fprintf(&b, "  %s %s\n", l.at.Format("01-02 15:04:05.000000"), fmt.Sprintf(l.format, l.args...))
 	}
 	return b.String()
 }

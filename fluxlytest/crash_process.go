@@ -422,10 +422,10 @@ func (s crashSender) Send(ctx context.Context, m *fluxly.Message) (fluxly.Receip
 	}
 	switch p.at(placeSend, what) {
 	case fateTemporary:
-		w.note(p.name+": the provider refuses %s for now", what)
+		w.note(p.name+": the provider refuses%s for now", what)
 		return fluxly.Receipt{}, Temporary().Err
 	case fateLost:
-		w.note(p.name+": the connection is lost before the provider has %s", what)
+		w.note(p.name+": the connection is lost before the provider has%s", what)
 		return lose()
 	case fateNone, fateStop, fateStopKept, fatePause:
 	}
@@ -437,13 +437,13 @@ func (s crashSender) Send(ctx context.Context, m *fluxly.Message) (fluxly.Receip
 		h = (h ^ uint64(m.SendKey[i])) * 1099511628211
 	}
 	if (h>>7)%23 == 0 && !w.steady {
-		w.note(p.name+": the provider refuses %s for good", what)
+		w.note(p.name+": the provider refuses%s for good", what)
 		return fluxly.Receipt{}, Permanent().Err
 	}
 	receipt := w.take(p, m)
 	switch p.at(placeTaken, what) {
 	case fateLost:
-		w.note(p.name+": the reply for %s is lost", what)
+		w.note(p.name+": the reply for%s is lost", what)
 		return lose()
 	case fateNone, fateStop, fateStopKept, fatePause, fateTemporary:
 	}

@@ -111,12 +111,7 @@ func newCrashWorld(t testing.TB, setup *crashSetup, seed uint64, root string, pl
 		w.memory = fluxly.NewMemoryStore()
 		w.exclusive = processes == 1 || w.rnd.IntN(2) == 0
 	} else {
-		store := setup.cfg.Open(t, w.dir)
-		x, ok := store.(fluxly.ExclusiveStore)
-		w.exclusive = ok && x.Exclusive()
-		if err := store.Close(); err != nil {
-			w.fail("close the store: %v", err)
-		}
+		w.exclusive = setup.exclusive(t, w.dir)
 	}
 	if w.exclusive {
 		processes = 1
@@ -298,7 +293,7 @@ func (w *crashWorld) begin(ctx context.Context, slot int) *crashProcess {
 	w.bury(w.slots[slot])
 	w.lives++
 	w.stats.Restarts++
-	p := &crashProcess{w: w, name: fmt.Sprintf("process %d, life %d,", slot+1, w.lives), exclusive: w.exclusive}
+	p := &crashProcess{w: w, name: fmt.Sprintf("process %d (start %d)", slot+1, w.lives), exclusive: w.exclusive}
 	w.slots[slot] = p
 	if w.memory != nil {
 		p.store = w.memory
@@ -416,7 +411,7 @@ func (w *crashWorld) makeCall(ctx context.Context, p *crashProcess, c *crashPend
 	if c.tries > 1 {
 		w.stats.Repeats++
 	}
-	w.note("%s call %d, try %d: %s", p.name, c.no, c.tries, c.call.Name)
+	w.note("%s: call %d, try %d: %s", p.name, c.no, c.tries, c.call.Name)
 	a := p.start("call", c, func() error { return c.call.Call(ctx, p.engine) })
 	p.caller = a
 	w.after(p, a)
