@@ -179,6 +179,32 @@ func TestMergedBetweenClaimAndCall(t *testing.T) {
 	p.wantOne(1)
 }
 
+// R15: between the last look at a mail and the call of the sender its person is
+// found to be one who has unsubscribed. When that call has returned, no mail
+// goes.
+func TestR15MergedWithOneWhoUnsubscribed(t *testing.T) {
+	t.Parallel()
+	p := newFrozenPair(t, nil, fluxly.Send("welcome"))
+	ctx := t.Context()
+	err := errors.Join(
+		p.frozen.Identify(ctx, fluxly.Identity{ExternalID: "ann", Traits: fluxly.Traits{"email": "ann@customer.test"}}),
+		p.frozen.Unsubscribe(ctx, "ann", fluxly.Unsubscription{Source: "footer"}),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.atLook(&p.hooks.afterView, func() {
+		if err := p.frozen.Alias(ctx, fluxly.Alias{UserID: "ann", AnonymousID: "visitor"}); err != nil {
+			t.Error(err)
+		}
+	})
+	p.work(p.frozen)
+	rows, err := p.other.Sends(ctx, fluxly.SendQuery{})
+	if err != nil || len(rows) != 1 || rows[0].Reason != fluxly.ReasonConsent || p.sender.Calls() != 0 {
+		t.Errorf("%d calls of the sender, mails %+v, error %v; want none, and one skipped by consent", p.sender.Calls(), rows, err)
+	}
+}
+
 // slowLookup answers, and then nothing happens for a while.
 type slowLookup struct {
 	*fluxlytest.FakeSender

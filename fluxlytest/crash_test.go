@@ -1,10 +1,13 @@
 package fluxlytest
 
 import (
+	"context"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -109,5 +112,37 @@ func TestHistoryIsDeterministic(t *testing.T) {
 		if diff := cmp.Diff(strings.Split(a, "\n"), strings.Split(b, "\n")); diff != "" {
 			t.Fatalf("seed %d: %s", seed, diff)
 		}
+	}
+}
+
+// Calls of the test's own, with a step of its own, on stores of both kinds.
+func TestCrashSchedulesOfOwnCalls(t *testing.T) {
+	t.Parallel()
+	for _, processes := range []int{1, 4} {
+		TestCrashSchedules(t, CrashConfig{
+			Engine: fluxly.Config{
+				Automations: []fluxly.Automation{{
+					Name: "trial", Trigger: fluxly.On("signed_up"), Exit: fluxly.On("subscribed"),
+					Steps: fluxly.Steps{
+						fluxly.Send("welcome"),
+						fluxly.WaitFor("project_created", 3*fluxly.Day).Then(fluxly.Do("score"), fluxly.Send("bravo")).Else(fluxly.Send("nudge")),
+					},
+				}},
+				Funcs: map[string]fluxly.StepFunc{"score": func(context.Context, fluxly.StepInput) (any, error) { return 7, nil }},
+			},
+			Calls: func(r *rand.Rand) []CrashCall {
+				var calls []CrashCall
+				for _, id := range []string{"u1", "u2", "u3"} {
+					calls = append(
+						calls,
+						CrashCall{Event: fluxly.Event{Name: "signed_up", ExternalID: id, Traits: fluxly.Traits{"email": id + "@example.test"}}},
+						CrashCall{At: time.Duration(r.IntN(5*24)) * time.Hour, Event: fluxly.Event{Name: "project_created", ExternalID: id}},
+					)
+				}
+				return calls
+			},
+			Days: 6, Seeds: 40, First: 1_000, Processes: processes,
+			Providers: []CrashProvider{CrashShowsLate, CrashHold},
+		})
 	}
 }
