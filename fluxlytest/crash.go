@@ -293,6 +293,7 @@ func newCrashSetup(cfg CrashConfig) (*crashSetup, error) {
 
 // exclusive opens the store once, to see whether processes may share it.
 func (s *crashSetup) exclusive(t testing.TB, dir string) bool {
+	t.Helper()
 	s.look.Do(func() {
 		store := s.cfg.Open(t, dir)
 		x, ok := store.(fluxly.ExclusiveStore)
@@ -308,6 +309,7 @@ var transactionalHeader = regexp.MustCompile(`(?mi)^Transactional:\s*true\s*$`)
 
 // dirOf is the directory of a seed's store.
 func (s *crashSetup) dirOf(t testing.TB, root string, seed uint64) string {
+	t.Helper()
 	if s.cfg.Open == nil {
 		return ""
 	}

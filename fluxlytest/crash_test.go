@@ -43,7 +43,7 @@ func TestR14R16CrashesInMemory(t *testing.T) {
 	})
 }
 
-func TestR14R16O3O6S16CrashSchedules(t *testing.T) {
+func TestR14R16O3O6S16CrashSchedules(t *testing.T) { //nolint:tparallel // its subtests are those of TestCrashSchedules, which waits for them
 	t.Parallel()
 	TestCrashSchedules(t, CrashConfig{Engine: HistoryConfig(nil), Seeds: crashSeeds(t)})
 }
@@ -116,7 +116,7 @@ func TestHistoryIsDeterministic(t *testing.T) {
 }
 
 // Calls of the test's own, with a step of its own, on stores of both kinds.
-func TestCrashSchedulesOfOwnCalls(t *testing.T) {
+func TestCrashSchedulesOfOwnCalls(t *testing.T) { //nolint:tparallel // its subtests are those of TestCrashSchedules, which waits for them
 	t.Parallel()
 	for _, processes := range []int{1, 4} {
 		TestCrashSchedules(t, CrashConfig{

@@ -91,6 +91,7 @@ type crashPending struct {
 }
 
 func newCrashWorld(t testing.TB, setup *crashSetup, seed uint64, root string, plan crashPlan) *crashWorld {
+	t.Helper()
 	w := &crashWorld{
 		t: t, setup: setup, seed: seed, plan: plan, now: Start, dir: setup.dirOf(t, root, seed),
 		rnd:     rand.New(rand.NewPCG(seed, 2)),
