@@ -34,7 +34,19 @@ const (
 // lease is how long a claimed mail is left alone: longer than a hand-over can
 // take, so that a mail whose claim is over belongs to a process that died, or
 // to this one after its clock was set forward, which [flights] can tell.
-func (e *Engine) lease() time.Duration { return 2*e.cfg.SendTimeout + 10*time.Second }
+//
+// A process may also be frozen in between: stopped by a debugger, swapped out,
+// moved to another machine. The sender is therefore called only in the first
+// part of the lease, up to [Engine.lastCall], and then has Config.SendTimeout,
+// which together end before the lease does. What remains is the instant between
+// that check and the first byte on the wire: a process that is frozen right
+// there, or whose sender goes on after its context has ended, hands over a mail
+// that another process may have taken over meanwhile. So does one whose clock
+// is further behind those of the others than the rest of the lease, ten seconds.
+func (e *Engine) lease() time.Duration { return e.lastCall() + e.cfg.SendTimeout + 10*time.Second }
+
+// lastCall is how long after its claim the sender may be called for a mail.
+func (e *Engine) lastCall() time.Duration { return e.cfg.SendTimeout }
 
 // sendAll claims queued mails and hands each over on its own. It returns when
 // all are claimed, put off or settled; the hand-overs go on.
@@ -127,6 +139,7 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 	}
 	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
 		forget()
+		at := e.cfg.Now()
 		now := e.now()
 		batch := take()
 		// Only now: the slots that take found may be free because of a failure
@@ -145,7 +158,7 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 			switch m.Status {
 			case SendSending:
 				if !e.flights.has(m.Key) {
-					lost = append(lost, e.flights.begin(m))
+					lost = append(lost, e.flights.begin(m, at))
 				}
 				m.DueAt = now.Add(e.lease())
 				if err := tx.PutSend(ctx, m); err != nil {
@@ -180,7 +193,7 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 			if err := tx.PutSend(ctx, m); err != nil {
 				return err
 			}
-			claimed = append(claimed, e.flights.begin(m))
+			claimed = append(claimed, e.flights.begin(m, at))
 		}
 		return nil
 	})
@@ -300,6 +313,8 @@ func (e *Engine) handOver(ctx context.Context, f *flight, done func()) {
 			err = protect(func() error { return e.store.View(ctx, func(tx Tx) error { return look(ctx, tx) }) })
 		}
 		switch {
+		case errors.Is(err, errClaimGone):
+			e.cfg.Logger.Info("a mail is not handed over: another process has taken it over, or it is erased", "send_key", m.Key)
 		case err != nil:
 			// Nothing was handed over, so it may simply be tried again.
 			e.settleTemporary(ctx, m, fmt.Errorf("read before the hand-over: %w", err), 0, false)
@@ -315,9 +330,21 @@ func (e *Engine) handOver(ctx context.Context, f *flight, done func()) {
 	}
 }
 
-// prepare composes a mail, or says why it must not go.
+// errClaimGone: the claim is this process's no more, so neither is the mail.
+var errClaimGone = errors.New("the claim is over")
+
+// prepare composes a mail, or says why it must not go. It goes by the mail as
+// it is now: since the claim another process may have taken it over, or the
+// person become another by a merge.
 func (e *Engine) prepare(ctx context.Context, tx Tx, m *SendRecord, msg **Message, reason, detail *string) error {
 	*msg, *reason, *detail = nil, "", ""
+	m, err := e.claimedBy(ctx, tx, m)
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		return errClaimGone
+	}
 	prof, run, err := e.parties(ctx, tx, m)
 	if err != nil {
 		return err
@@ -360,6 +387,8 @@ func (e *Engine) give(ctx context.Context, f *flight, msg *Message, done func())
 		e.settle(ctx, m, SendAccepted, "", "", receipt)
 	case errors.Is(err, errLookAgain):
 		return false
+	case errors.Is(err, errTooLate):
+		e.giveBack(ctx, m)
 	default:
 		e.settleError(ctx, m, err)
 	}
@@ -368,6 +397,24 @@ func (e *Engine) give(ctx context.Context, f *flight, msg *Message, done func())
 
 // errLookAgain: the sender was not called, because something came in between.
 var errLookAgain = errors.New("look again")
+
+// errTooLate: the sender was not called, because the claim may end during the
+// call.
+var errTooLate = errors.New("too late in the claim")
+
+// giveBack puts a mail that the sender was not called for back into the queue.
+func (e *Engine) giveBack(ctx context.Context, m *SendRecord) {
+	err := e.ofClaim(ctx, m, func(ctx context.Context, tx Tx, now *SendRecord, _ bool) error {
+		now.Status, now.Owner, now.DueAt = SendQueued, "", e.now()
+		now.Detail = "this process was stopped for a while between claim and hand-over"
+		countOf(tx).Retries++
+		return tx.PutSend(ctx, now)
+	})
+	if err != nil {
+		// The claim stays; when it is over the mail is settled as unknown.
+		e.cfg.Logger.Error("a mail could not be given back", "send_key", m.Key, "error", err)
+	}
+}
 
 // stragglerGrace is how long after the end of its context a call may take to
 // return before it counts as stuck.
@@ -380,6 +427,11 @@ func (e *Engine) send(ctx context.Context, f *flight, msg *Message, done func())
 	// What it is when the sender ends its goroutine and returns nothing.
 	var err error = &DeliveryError{Kind: Unknown, Text: "the sender ended its goroutine (runtime.Goexit)"}
 	ended := bounded(ctx, e.cfg.SendTimeout, func(ctx context.Context) {
+		if since(f.at, e.cfg.Now()) > e.lastCall() {
+			err = errTooLate
+			done()
+			return
+		}
 		if !e.flights.call(f) {
 			err = errLookAgain
 			return

@@ -31,8 +31,15 @@ type emailPart struct {
 // runs the contextual analysis of html/template, whose findings are returned.
 func newEmailPart(p emailPart, trees map[string]*parse.Tree, main string, funcs map[string]any) (*emailPart, error) {
 	html := p.part == "html"
-	ht := htmltemplate.New(main).Funcs(funcs).Option("missingkey=error")
-	tt := texttemplate.New(main).Funcs(funcs).Option("missingkey=error")
+	// Of the two only the one that is needed: to name the functions to it costs
+	// as much as all the rest.
+	var ht *htmltemplate.Template
+	var tt *texttemplate.Template
+	if html {
+		ht = htmltemplate.New(main).Funcs(funcs).Option("missingkey=error")
+	} else {
+		tt = texttemplate.New(main).Funcs(funcs).Option("missingkey=error")
+	}
 	for name, t := range trees {
 		t = t.Copy()
 		if err := tmpl.Instrument(t, html); err != nil {

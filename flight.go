@@ -1,6 +1,9 @@
 package fluxly
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // flights are the mails that an engine has under way: those that it has
 // claimed, until their outcome is stored, and those that it asks the provider
@@ -17,6 +20,9 @@ type flights struct {
 // flight is one mail under way.
 type flight struct {
 	mail *SendRecord // as it was claimed
+	// at is the clock when it was claimed, with its monotonic reading where it
+	// has one.
+	at time.Time
 	// doubt: something that stops mail may have been stored since the last
 	// look. called: the sender has it, and nothing stops it any more.
 	doubt, called bool
@@ -24,14 +30,14 @@ type flight struct {
 
 // begin enters a mail, inside the transaction that claims it, so that none
 // that stops it can come in between. A claim that the mail had before is
-// forgotten.
-func (s *flights) begin(m *SendRecord) *flight {
+// forgotten. at is the clock, read before the end of the claim was set.
+func (s *flights) begin(m *SendRecord, at time.Time) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.byKey == nil {
 		s.byKey = map[string]*flight{}
 	}
-	f := &flight{mail: m}
+	f := &flight{mail: m, at: at}
 	s.byKey[m.Key] = f
 	return f
 }
@@ -90,4 +96,11 @@ func (s *flights) call(f *flight) bool {
 	defer s.mu.Unlock()
 	f.called = f.called || !f.doubt
 	return f.called
+}
+
+// since is how long ago something was claimed: by the process's own monotonic
+// clock, which no one can set, or by the wall clock where that says more,
+// because the monotonic one may stand still while a machine sleeps.
+func since(claimed, now time.Time) time.Duration {
+	return max(now.Sub(claimed), now.Round(0).Sub(claimed.Round(0)))
 }

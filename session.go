@@ -127,6 +127,9 @@ func (s *session) merge(found []*Profile) error {
 			return err
 		}
 		s.profile.absorb(other)
+		if len(other.Unsubscribed) > 0 || len(s.profile.Unsubscribed) > 0 {
+			s.e.flights.doubt() // what stops the mail of one of them stops that of both
+		}
 		s.dirty = true
 		s.count.Merges++
 		// What two known people did apart was acted on already. The history of

@@ -223,6 +223,8 @@ func (e *Engine) settleUnknown(ctx context.Context, m *SendRecord, why string) {
 	var wait time.Duration
 	again := false
 	if l, ok := e.cfg.Sender.(LookupSender); ok {
+		// Before it is asked: this process may be frozen until long after.
+		asked := e.now()
 		r, found, err := e.lookup(ctx, l, m.Key)
 		switch {
 		case err != nil && errors.Is(err, ErrLookupUnavailable):
@@ -236,8 +238,10 @@ func (e *Engine) settleUnknown(ctx context.Context, m *SendRecord, why string) {
 		default:
 			again = true
 		}
-		if d, ok := l.(interface{ LookupDelay() time.Duration }); ok && again {
-			if wait = m.ClaimedAt.Add(d.LookupDelay()).Sub(e.now()); wait > 0 {
+		if d, ok := l.(interface{ LookupDelay() time.Duration }); ok && again && d.LookupDelay() > 0 {
+			// The process that claimed it may have been slow to hand it over.
+			handed := m.ClaimedAt.Add(e.lastCall() + e.cfg.SendTimeout)
+			if wait = handed.Add(d.LookupDelay()).Sub(asked); wait > 0 {
 				why += "; the provider does not show the mail yet"
 			}
 		}

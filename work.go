@@ -308,13 +308,14 @@ func (w *worker) callAll(ctx context.Context, batch []Work) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		claimed := w.e.cfg.Now()
 		in, fn, err := w.e.claimCall(ctx, x.ID)
 		if err != nil || fn == nil {
 			<-w.calls
 			errs[i] = err
 			continue
 		}
-		w.wg.Go(func() { w.e.call(ctx, in, fn, func() { <-w.calls }) })
+		w.wg.Go(func() { w.e.call(ctx, in, fn, claimed, func() { <-w.calls }) })
 	}
 	return w.putOffFailed(ctx, WorkCall, batch, errs)
 }
@@ -364,8 +365,14 @@ func (e *Engine) claimCall(ctx context.Context, runID string) (in StepInput, fn 
 	return in, fn, err
 }
 
-// call makes one call and records its outcome.
-func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, done func()) {
+// call makes one call and records its outcome. It makes none when this process
+// was frozen after it had claimed the call: it and its Config.CallTimeout end
+// before the claim does, or else another process may have made the call already.
+func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, claimed time.Time, done func()) {
+	if since(claimed, e.cfg.Now()) > e.cfg.CallTimeout {
+		done() // it is due again when the claim is over
+		return
+	}
 	// A call that has begun is finished, also when the engine is stopping.
 	ctx = context.WithoutCancel(ctx)
 	result, err := e.callBounded(ctx, in, fn, done)
@@ -381,15 +388,17 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, done func(
 		c.err = clip(err.Error(), 500)
 		e.cfg.Logger.Warn("a step of the program's own failed", "automation", in.Run.Automation, "step", in.Run.Step,
 			"run", in.Run.ID, "attempt", in.Attempt, "last", in.Attempt >= e.cfg.CallAttempts, "error", c.err)
-		if in.Attempt < e.cfg.CallAttempts {
-			c.retry = e.now().Add(backoff(in.Key, in.Attempt, time.Minute, time.Hour))
-		}
 	}
 	// called reads the run again, nil when it has gone on meanwhile.
 	called := func(ctx context.Context, tx Tx) (*Run, error) {
 		r, err := tx.Run(ctx, in.Run.ID)
 		if err != nil || r == nil || r.Status != RunLive || r.Step != in.Run.Step || r.Visit != in.Run.Visit || r.Pending != PendingCall {
 			return nil, err
+		}
+		if c.err != "" && r.Attempts != in.Run.Attempts {
+			// Another process has tried it meanwhile, because this one was
+			// frozen: one try does not fail twice.
+			return nil, nil
 		}
 		return r, nil
 	}
@@ -398,9 +407,13 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, done func(
 		if r == nil {
 			return err
 		}
-		s, err := e.open(ctx, tx, e.now(), r.ProfileID, runOrigin(r))
+		now := e.now()
+		s, err := e.open(ctx, tx, now, r.ProfileID, runOrigin(r))
 		if err != nil {
 			return err
+		}
+		if c.err != "" && in.Attempt < e.cfg.CallAttempts {
+			c.retry = now.Add(backoff(in.Key, in.Attempt, time.Minute, time.Hour))
 		}
 		if err := s.decide(r, c); err != nil {
 			return err

@@ -23,11 +23,26 @@
 // and faults by script. [FakeSender] is a [fluxly.Sender] with scripted
 // outcomes for tests that need no wire at all.
 //
+// # Crashes
+//
+// [TestCrashSchedules] runs automations, with steps and conditions of the
+// program's own, under schedules of stops, freezes, restarts, repeated and
+// reordered calls, clock jumps and lost replies, on one process or several. It
+// states what must hold and checks it; each schedule comes from a seed that
+// repeats it.
+//
+//	func TestTrialUnderCrashes(t *testing.T) {
+//		fluxlytest.TestCrashSchedules(t, fluxlytest.CrashConfig{
+//			Engine: fluxly.Config{Automations: []fluxly.Automation{trialOnboarding}},
+//		})
+//	}
+//
 // # Stores
 //
 // [TestStore] is the contract of [fluxly.Store] as a suite, for a store of your
-// own; [TestCrashes] kills it at every commit of a workload and looks whether a
-// mail was lost or came twice. [CheckInvariants] looks at what a store holds.
+// own; [TestCrashes] stops at every commit of a workload and looks whether a
+// mail was lost or came twice, and [TestCrashSchedules] runs on it with
+// CrashConfig.Open. [CheckInvariants] looks at what a store holds.
 //
 // Nothing here sleeps, and whatever is started stops with Close or with the
 // test that started it.

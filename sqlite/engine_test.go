@@ -28,6 +28,17 @@ func TestR14R16Crashes(t *testing.T) {
 	fluxlytest.TestCrashes(t, openIn)
 }
 
+// Random schedules of stops, freezes and clock jumps on a file that each
+// process opens anew.
+func TestR14R16CrashSchedules(t *testing.T) {
+	t.Parallel()
+	seeds := 40
+	if testing.Short() {
+		seeds = 8
+	}
+	fluxlytest.TestCrashSchedules(t, fluxlytest.CrashConfig{Engine: fluxlytest.HistoryConfig(nil), Open: openIn, Seeds: seeds})
+}
+
 // Random histories give the same state in a file as in memory, to the last
 // field.
 func TestHistoriesAgreeWithMemory(t *testing.T) {
