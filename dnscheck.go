@@ -181,6 +181,8 @@ type DomainQuery struct {
 	Type string `json:"type"`
 	// Server is the name server asked directly; empty for the resolver.
 	Server string `json:"server,omitempty"`
+	// Unchecked is true when the resolver was asked not to validate.
+	Unchecked bool `json:"unchecked,omitempty"`
 	// Result is "found", "no such record", "no such name", "not found" or the
 	// reason why it could not be asked.
 	Result string   `json:"result"`
@@ -334,7 +336,7 @@ func (k *checker) check(ctx context.Context) (*DomainReport, error) {
 	k.report = &DomainReport{Domain: k.domain, CheckedAt: time.Now().UTC().Truncate(time.Second)}
 
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context){k.checkDKIM, k.checkReturnPath, k.checkSPF, k.checkDMARC, k.checkMailHost, k.checkZone} {
+	for _, f := range []func(context.Context){k.checkDKIM, k.checkReturnPath, k.checkSPF, k.checkDMARC, k.checkMailHost, k.checkZone, k.checkBogus} {
 		wg.Go(func() { f(ctx) })
 	}
 	for _, p := range k.Profiles {
@@ -476,7 +478,7 @@ func (a *asker) log() []DomainQuery {
 	defer a.mineMu.Unlock()
 	out := make([]DomainQuery, 0, len(a.mine))
 	for k, c := range a.mine {
-		q := DomainQuery{Name: strings.TrimSuffix(k.name, "."), Type: k.typ, Server: k.server}
+		q := DomainQuery{Name: strings.TrimSuffix(k.name, "."), Type: k.typ, Server: k.server, Unchecked: k.unchecked}
 		select {
 		case <-c.done:
 			q.Found = c.reply.show()
@@ -503,6 +505,9 @@ func (a *asker) log() []DomainQuery {
 		}
 		if c := strings.Compare(x.Type, y.Type); c != 0 {
 			return c
+		}
+		if x.Unchecked != y.Unchecked {
+			return strings.Compare(boolText(x.Unchecked), boolText(y.Unchecked))
 		}
 		return strings.Compare(x.Server, y.Server)
 	})

@@ -3,6 +3,7 @@ package fluxly
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -99,17 +100,59 @@ func TestCheckDomainHostileRecords(t *testing.T) {
 	}
 }
 
-// A signed zone that the resolver refuses while the zone's servers answer.
+// A validating resolver refuses the domain: whether DNSSEC is the reason shows
+// when it is asked not to validate. The zone's own servers answer all the while.
 func TestCheckDomainBogus(t *testing.T) {
 	t.Parallel()
-	cache, own := dnstest.Start(t, zone("acme.test DS x")), dnstest.Start(t, zone())
-	cache.Fail("acme.test", "TXT", dnstest.Fault{RCode: 2})
-	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: zoneClient(t, cache, own, own), Profiles: []DomainProfile{DNSSEC}})
-	if err != nil {
-		t.Fatal(err)
+	tests := []struct {
+		name     string
+		fault    dnstest.Fault
+		profiles []DomainProfile
+		want     []string // of the areas Zone and dnssec
+	}{
+		{"wrong signatures", dnstest.Fault{Bogus: true}, nil, []string{"fail dnssec_bogus", "warn zone_resolver_fails"}},
+		{"wrong signatures, profile", dnstest.Fault{Bogus: true}, []DomainProfile{DNSSEC}, []string{"warn zone_resolver_fails", "fail dnssec_bogus"}},
+		{"a resolver that just fails", dnstest.Fault{RCode: 2}, nil, []string{"warn zone_resolver_fails"}},
+		{"a resolver that just fails, profile", dnstest.Fault{RCode: 2}, []DomainProfile{DNSSEC}, []string{"warn zone_resolver_fails", "unknown dnssec_unasked"}},
 	}
-	finding(t, r, "dnssec_bogus")
-	finding(t, r, "zone_resolver_fails")
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			cache, own := dnstest.Start(t, zone("acme.test DS x")), dnstest.Start(t, zone())
+			cache.Fail("acme.test", "TXT", tt.fault)
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: zoneClient(t, cache, own, own), Profiles: tt.profiles})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := []string{}
+			for _, f := range r.Findings {
+				if f.Area == "Zone" || f.Area == "dnssec" {
+					got = append(got, string(f.Level)+" "+f.Code)
+				}
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("(-want +got):\n%s\n%s", d, r.Text())
+			}
+		})
+	}
+	t.Run("signed", func(t *testing.T) {
+		t.Parallel()
+		r := checkZoneText(t, zone("acme.test DS x"), DomainCheck{Profiles: []DomainProfile{DNSSEC}})
+		if i := slices.IndexFunc(r.Areas, func(a DomainArea) bool { return a.Name == "dnssec" }); i < 0 || r.Areas[i].Level != DomainOK {
+			t.Errorf("%+v", r.Areas)
+		}
+	})
+}
+
+// A resolver that answers with records of another name has answered nothing.
+func TestCheckDomainLiar(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	s.Fail("*", "*", dnstest.Fault{Liar: true})
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, DKIMValue: testKey, Resolver: testClient(t, s), CacheOnly: true})
+	if err != nil || r.Ready || r.DKIM[0].State == "ok" || r.DMARC.State == "ok" {
+		t.Errorf("%v\n%s", err, r.Text())
+	}
 }
 
 // One of two name servers is dead and the caller gives one second: all else is

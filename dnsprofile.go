@@ -128,38 +128,6 @@ func (k *checker) tlsRPT(name, text string) {
 	}
 }
 
-// dnssec: a zone is signed when its parent holds a DS record for it. A
-// resolver that validates answers SERVFAIL where the signatures are wrong.
-func (k *checker) dnssec(ctx context.Context) {
-	area := string(DNSSEC)
-	if k.ask.querier == nil {
-		k.add("dnssec_unasked", DomainFinding{Area: area, Name: k.domain, Type: "DS", Summary: "DNSSEC could not be looked at, because the resolver given hides it.", Fix: "Check with a DNSClient as resolver."})
-		return
-	}
-	apex := k.domain
-	if z := k.zone(); z.apex != "" {
-		apex = z.apex
-	}
-	ds := k.ask.ask(ctx, apex, "DS")
-	own := k.ask.ask(ctx, k.domain, "TXT")
-	switch {
-	case ds.state == dnsFailed:
-		k.add("dnssec_unasked", DomainFinding{Area: area, Name: apex, Type: "DS", Summary: "Could not ask whether " + apex + " is signed: " + ds.why + "."})
-	case ds.absent():
-		k.add("dnssec_unsigned", DomainFinding{Area: area, Name: apex, Type: "DS", Summary: "The zone " + apex + " is not signed with DNSSEC."})
-	case own.servfail:
-		k.add("dnssec_bogus", DomainFinding{
-			Area: area, Name: k.domain, Type: "TXT",
-			Summary: "The zone " + apex + " is signed, and the resolver refuses its answers (SERVFAIL), as it does when signatures are wrong.",
-			Fix:     "Have the zone signed anew, or remove the DS record at the registrar until it is.",
-		})
-	case own.secure:
-		k.note(area, "signed, and validated by the resolver")
-	default:
-		k.note(area, "signed; the resolver does not say that it validates")
-	}
-}
-
 // judgeProfile draws conclusions from the whole report.
 func (k *checker) judgeProfile(p DomainProfile) {
 	switch p {
