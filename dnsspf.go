@@ -80,6 +80,9 @@ type SPFResult struct {
 	// "unknown" for a record that is sound and yet cannot be evaluated here.
 	Result string `json:"result"`
 	Reason string `json:"reason,omitempty"`
+	// Lookups is how many of the 10 look-ups it takes at most. A mail that
+	// matches early takes fewer than the whole tree.
+	Lookups int `json:"lookups"`
 }
 
 func (k *checker) checkSPF(ctx context.Context) {
@@ -405,6 +408,7 @@ func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node
 // and does not see what is wrong behind it.
 func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Addr, helo, sender string) SPFResult {
 	r := SPFResult{Address: addr}
+	r.Lookups, _ = tree.Spent(addr)
 	switch tree.State {
 	case spf.None:
 		r.Result, r.Reason = "none", "there is no SPF record"
@@ -423,10 +427,21 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 			return r
 		}
 	}
+	if tree.Uses('p') {
+		// The evaluator never looks at names (RFC 7208 section 7.3 advises
+		// against it), so it is right only for addresses that have none.
+		if names, err := (spfResolver{k}).LookupAddr(ctx, addr.String()); err != nil || len(names) > 0 {
+			var ne *net.DNSError
+			if !errors.As(err, &ne) || !ne.IsNotFound {
+				r.Result, r.Reason = "unknown", "the record looks at the name of the sending address (%{p}), of which receivers make different things"
+				return r
+			}
+		}
+	}
 	res, err := gospf.CheckHostWithSender(addr.AsSlice(), helo, sender, gospf.WithContext(ctx), gospf.WithResolver(spfResolver{k}))
 	r.Result = string(res)
 	if err != nil {
-		r.Reason = err.Error()
+		r.Reason = plain(err.Error())
 	}
 	for _, e := range []error{gospf.ErrUnknownField, gospf.ErrInvalidIP, gospf.ErrInvalidMask, gospf.ErrInvalidMacro, gospf.ErrInvalidDomain} {
 		if res == gospf.PermError && errors.Is(err, e) {

@@ -279,6 +279,17 @@ func (n *Node) visit(f func(*Node, int), depth int) {
 	}
 }
 
+// Uses reports whether a name in the tree is made with the macro letter, such
+// as 'p' for the name of the sending address (RFC 7208 section 7.2).
+func (n *Node) Uses(letter byte) (uses bool) {
+	n.Visit(func(n *Node, _ int) {
+		for _, s := range n.Steps {
+			uses = uses || !s.Dead && strings.Contains(strings.ToLower(s.Term.Value), "%{"+string(letter))
+		}
+	})
+	return uses
+}
+
 // FindInclude looks for an include of (or a redirect to) target anywhere in the
 // tree. Qualifiers
 // is the set of qualifiers on the way, outermost first, of the best one found:
