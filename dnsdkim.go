@@ -180,8 +180,10 @@ func (k *checker) dkimHost(ctx context.Context, t dkimTarget) DKIMReport {
 			return
 		}
 		f := DomainFinding{Name: t.host, Type: "TXT", Found: found, Summary: summary, Fix: fix}
-		if t.value != "" && findingCatalogue[code].level == DomainFail {
+		if t.value != "" && code != "dkim_cname" && findingCatalogue[code].level.rank() >= DomainWarn.rank() {
 			f.Publish = []DomainRecord{txtRecord(t.host, t.value, found...)}
+		} else if mended := mendDKIM(code, found); t.value == "" && mended != "" {
+			f.Publish = []DomainRecord{txtRecord(t.host, mended, found...)}
 		}
 		k.add(code, f)
 	}
@@ -260,6 +262,11 @@ func (k *checker) dkimMissing(ctx context.Context, t dkimTarget, add func(code, 
 			"In the panel, enter "+strings.TrimSuffix(t.host, "."+k.domain)+" as the host, without the domain.")
 		return
 	}
+	if a := k.ask.addrs(ctx, t.host); a.state == dnsFound {
+		add("dkim_address", "At "+t.host+" stands an address in place of the DKIM key. Either a proxy of the DNS panel is switched on for it, or a wildcard record (*) of the zone answers there.",
+			"Switch the proxy off for this record (\"DNS only\"). "+copyIt)
+		return
+	}
 	add("dkim_missing", "There is no DKIM key at "+t.host+".", copyIt)
 }
 
@@ -271,7 +278,7 @@ func (k *checker) dkimKey(r *DKIMReport, t dkimTarget, add func(code, summary, f
 			r.State = "broken"
 		}
 		fix := copyIt
-		if findingCatalogue[p.code].level != DomainFail {
+		if p.fix != "" || findingCatalogue[p.code].level != DomainFail {
 			fix = p.fix
 		}
 		add(p.code, p.text, fix)
@@ -289,6 +296,29 @@ func (k *checker) dkimKey(r *DKIMReport, t dkimTarget, add func(code, summary, f
 		r.State = "broken"
 		add("dkim_key_differs", "The key at "+t.host+" is not the one that Postmark signs with.", copyIt)
 	}
+}
+
+// mendDKIM writes a key record anew when the key in it is sound and only what
+// stands around it is not.
+func mendDKIM(code string, found []string) string {
+	switch code {
+	case "dkim_syntax", "dkim_version", "dkim_empty_tag", "dkim_testing", "dkim_sha1_only", "dkim_no_email", "dkim_other_txt":
+	default:
+		return ""
+	}
+	keys := slices.DeleteFunc(slices.Clone(found), func(s string) bool { return !looksLikeDKIM(s) })
+	if len(keys) != 1 {
+		return ""
+	}
+	k := parseDKIMKey(keys[0])
+	mended := "k=" + k.kind + "; p=" + k.p
+	if k.strict {
+		mended = "k=" + k.kind + "; t=s; p=" + k.p
+	}
+	if k.p == "" || slices.ContainsFunc(parseDKIMKey(mended).problems, func(p dkimProblem) bool { return findingCatalogue[p.code].level.rank() >= DomainWarn.rank() }) {
+		return ""
+	}
+	return mended
 }
 
 type dkimProblem struct{ code, text, fix string }

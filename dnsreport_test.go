@@ -149,7 +149,7 @@ func TestReportCodes(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
 	b.WriteString("# Codes of the domain check\n\nA code keeps its meaning between releases. The level is the usual one; a few\nfindings are milder where they do no harm.\n")
-	areas := append(slices.Clone(domainAreas), "bulk-sender", "bimi", "mta-sts", "tls-rpt", "dnssec")
+	areas := append(slices.Clone(domainAreas), "postmark", "bulk-sender", "bimi", "mta-sts", "tls-rpt", "dnssec")
 	for _, area := range areas {
 		fmt.Fprintf(&b, "\n## %s\n\n| Code | Level | What it means for mail | Rule |\n|---|---|---|---|\n", area)
 		for _, code := range slices.Sorted(maps.Keys(findingCatalogue)) {

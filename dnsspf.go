@@ -111,7 +111,7 @@ func (k *checker) checkSPF(ctx context.Context) {
 	}
 	rep.Records, rep.Lookups, rep.Voids, rep.Complete = tree.Texts, tree.Lookups, tree.Voids, tree.Complete()
 	rep.Tree = publicTree(tree)
-	k.spfTexts(apex)
+	k.spfTexts(apex, tree.State != spf.None)
 	switch tree.State {
 	case spf.None:
 		rep.State = "missing"
@@ -122,7 +122,7 @@ func (k *checker) checkSPF(ctx context.Context) {
 		k.spfMultiple(ctx, &rep, tree)
 	default:
 		rep.State = "ok"
-		if k.spfLint(tree) {
+		if k.spfLint(tree, k.spfMended(ctx, apex, tree)) {
 			rep.State = "broken"
 		}
 		k.spfInclude(ctx, &rep, tree)
@@ -161,7 +161,7 @@ func publicTree(n *spf.Node) *SPFNode {
 
 // spfTexts looks at the TXT records that are not SPF but were meant to be, and
 // at the size of the set.
-func (k *checker) spfTexts(apex dnsReply) {
+func (k *checker) spfTexts(apex dnsReply, others bool) {
 	size := apex.size
 	for _, t := range apex.texts() {
 		if apex.size == 0 {
@@ -176,11 +176,19 @@ func (k *checker) spfTexts(apex dnsReply) {
 				Summary: "A Sender ID record (spf2.0) is left; nobody reads it.", Fix: "Delete it.",
 			})
 		} else if why := nearSPF(t); why != "" {
-			k.add("spf_near_miss", DomainFinding{
+			f := DomainFinding{
 				Name: k.domain, Type: "TXT", Found: []string{t},
 				Summary: "A TXT record looks like SPF but is not read as such: " + why + ".",
-				Fix:     "Correct or delete it.",
-			})
+				Fix:     "Delete it; the domain has an SPF record beside it.",
+			}
+			if !others {
+				f.Fix = "Correct or delete it."
+				if text := mendNearSPF(t); text != "" {
+					f.Fix = "Replace it by the record below."
+					f.Publish = []DomainRecord{txtRecord(k.domain, text, t)}
+				}
+			}
+			k.add("spf_near_miss", f)
 		}
 	}
 	limit := 1232
@@ -226,9 +234,9 @@ func nearSPF(s string) string {
 	return ""
 }
 
-// spfLint files what the linter says; it reports whether one of it makes the
-// record a permanent error.
-func (k *checker) spfLint(tree *spf.Node) (broken bool) {
+// spfLint files what the linter says, with the mended record where there is
+// one; it reports whether one of it makes the record a permanent error.
+func (k *checker) spfLint(tree *spf.Node, mended string) (broken bool) {
 	for _, i := range spf.Lint(tree) {
 		code := "spf_" + i.Code
 		if findingCatalogue[code].level == DomainFail && i.Code != "pass_all" && i.Code != "wide_network" {
@@ -246,6 +254,10 @@ func (k *checker) spfLint(tree *spf.Node) (broken bool) {
 		}
 		if i.Code == "too_many_lookups" {
 			f.Fix += " " + costText(tree)
+		}
+		if mended != "" && mendable[i.Code] && ownIssue(tree, i) {
+			f.Publish = []DomainRecord{txtRecord(k.domain, mended, tree.Texts...)}
+			f.Fix += " The record below has it corrected."
 		}
 		k.add(code, f)
 	}
@@ -298,7 +310,8 @@ func (k *checker) spfMissing(ctx context.Context, rep *SPFReport) {
 			k.add("spf_wrong_host", DomainFinding{
 				Name: host, Type: "TXT", Found: r.show(),
 				Summary: "An SPF record stands at " + host + ", but receivers look at " + k.domain + " itself.",
-				Fix:     "In the DNS panel, enter @ (or leave the host empty) for the SPF record.",
+				Fix:     "In the DNS panel, enter @ (or leave the host empty) for the SPF record. If no machine sends for " + host + " itself, remove the one there.",
+				Publish: spfPublish(k.domain, r.texts()),
 			})
 		}
 	}

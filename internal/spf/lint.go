@@ -58,6 +58,9 @@ func (l *linter) node(n *Node, depth int) {
 	}
 	for _, s := range n.Steps {
 		l.step(n, s)
+		if _, wrong := meantMechanism(s.Term.Text); wrong && !s.Term.Bad {
+			l.add("ignored_term", n, s.Term, "%q is read as a note and not as a permission, because it has \"=\" in place of \":\"", s.Term.Text)
+		}
 		if s.Term.Modifier && s.Term.Name == "v" {
 			l.add("repeated_version", n, s.Term, "%q stands in the middle of the record, as if two records had been joined by hand", s.Term.Text)
 		}
