@@ -258,8 +258,16 @@ func loops(chain []string, start string) bool {
 func (k *checker) dkimMissing(ctx context.Context, t dkimTarget, add func(code, summary, fix string), copyIt string) {
 	doubled := t.host + "." + t.domain
 	if r := k.ask.ask(ctx, doubled, "TXT"); r.state == dnsFound && slices.ContainsFunc(r.texts(), looksLikeDKIM) {
-		add("dkim_doubled_host", "The key stands at "+doubled+": the DNS panel added the domain a second time.",
-			"In the panel, enter "+strings.TrimSuffix(t.host, "."+k.domain)+" as the host, without the domain.")
+		value := t.value
+		if value == "" {
+			value = r.texts()[slices.IndexFunc(r.texts(), looksLikeDKIM)]
+		}
+		k.add("dkim_doubled_host", DomainFinding{
+			Name: doubled, Type: "TXT", Found: r.show(),
+			Summary: "The key stands at " + doubled + ": the DNS panel added the domain a second time.",
+			Fix:     "Delete that record and enter it again, with " + strings.TrimSuffix(t.host, "."+k.domain) + " as the host, without the domain.",
+			Publish: []DomainRecord{txtRecord(t.host, value)},
+		})
 		return
 	}
 	if a := k.ask.addrs(ctx, t.host); a.state == dnsFound {

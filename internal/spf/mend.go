@@ -71,7 +71,7 @@ func Mend(root *Node) (text string, ok bool) {
 		before[0] = "~all"
 	}
 	text = strings.Join(append(append([]string{r.Text[:6]}, before...), after...), " ")
-	return text, strings.Join(strings.Fields(root.Record.Text), " ") != text
+	return text, strings.Join(strings.FieldsFunc(root.Record.Text, func(c rune) bool { return c == ' ' }), " ") != text
 }
 
 // nowhere reports whether the term asks for something that is not there, or

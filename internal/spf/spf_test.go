@@ -178,6 +178,17 @@ func FuzzParse(f *testing.F) {
 			}
 			sound = sound && outside[x.Code]
 		}
+		// A mended record is sound, ends what it leaves open, and has nothing
+		// left to mend.
+		if text, ok := Mend(WalkText(s)); ok {
+			again := WalkText(text)
+			if !Is(text) || len(again.Record.Faults) > 0 || again.Record.All() == nil && again.Record.Redirect() == nil {
+				t.Fatalf("%q is mended to %q: %+v", s, text, again.Record.Faults)
+			}
+			if more, ok := Mend(again); ok {
+				t.Fatalf("%q is mended to %q, and that to %q", s, text, more)
+			}
+		}
 		// "/33" is a range for the parser and no part of the expression.
 		if m := grammatical(joined); m && !sound || !m && len(r.Faults) == 0 {
 			t.Fatalf("%q: grammar says %v, parser %+v", s, m, r.Faults)
@@ -328,6 +339,29 @@ func checkMerge(t *testing.T, texts []string) {
 		was, now := evaluate(zone, ip), evaluate(after, ip)
 		if len(texts) == 1 && was == gospf.Pass && now != gospf.Pass {
 			t.Fatalf("%q: %s passed, with %q it gets %s", texts, ip, m.Text, now)
+		}
+	}
+	// The linter finds nothing that it did not find before, in any of them;
+	// what the include brings with it is its two look-ups.
+	source := func(z resolverZone) *mapZone {
+		m := mapZone(z)
+		return &m
+	}
+	old := map[string]bool{"many_lookups": true, "same_include": true, "covered_network": true, "long_record": true}
+	for _, text := range texts {
+		z := resolverZone{"acme.test": text, "other.test": zone["other.test"], target: zone[target]}
+		for _, i := range Lint(Walk(t.Context(), source(z), "acme.test", Identity{})) {
+			old[i.Code] = true
+		}
+	}
+	if len(texts) > 1 { // what was dead or alone may add up in one record
+		for _, code := range []string{"too_many_voids", "many_voids", "too_many_lookups", "void_term", "covered_network"} {
+			old[code] = true
+		}
+	}
+	for _, i := range Lint(Walk(t.Context(), source(after), "acme.test", Identity{})) {
+		if !old[i.Code] {
+			t.Fatalf("%q: with %q the linter finds %s: %s", texts, m.Text, i.Code, i.Text)
 		}
 	}
 	// A Postmark address passes, unless a term in front of it says otherwise.
