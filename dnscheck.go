@@ -378,6 +378,9 @@ func (k *checker) add(code string, f DomainFinding) {
 	if f.RFC == "" {
 		f.RFC = e.rfc
 	}
+	if f.Level == DomainInfo && len(f.Publish) > 0 {
+		f.Optional = true // mail does not need it
+	}
 	f.Name = strings.TrimSuffix(f.Name, ".")
 	f.Summary, f.Fix = plain(f.Summary), plain(f.Fix)
 	k.mu.Lock()

@@ -10,7 +10,7 @@ type findingEntry struct {
 
 const (
 	whyDKIM   = "Without a sound DKIM key, mail cannot prove that it comes from you; Postmark will not send it, or it lands in spam."
-	whySPF    = "Receivers treat the whole SPF record as an error."
+	whySPF    = "Receivers treat the whole SPF record as an error. That harms mail which others than Postmark send for the domain."
 	whyDMARC  = "Large receivers ask senders for a DMARC record, and without one anybody can send in your name."
 	whyReturn = "With the alias, bounces go to a host under your own domain, and SPF counts for DMARC beside DKIM."
 	whySpoof  = "Anybody can send mail in your name from there, and it passes SPF."

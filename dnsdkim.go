@@ -264,7 +264,7 @@ func (k *checker) dkimMissing(ctx context.Context, t dkimTarget, add func(code, 
 		}
 		k.add("dkim_doubled_host", DomainFinding{
 			Name: doubled, Type: "TXT", Found: r.show(),
-			Summary: "The key stands at " + doubled + ": the DNS panel added the domain a second time.",
+			Summary: "The DKIM key was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time.",
 			Fix:     "Delete that record and enter it again, with " + strings.TrimSuffix(t.host, "."+k.domain) + " as the host, without the domain.",
 			Publish: []DomainRecord{txtRecord(t.host, value)},
 		})

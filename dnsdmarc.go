@@ -250,7 +250,7 @@ func (k *checker) dmarcMissing(ctx context.Context) {
 	if r := k.ask.ask(ctx, doubled, "TXT"); slices.ContainsFunc(r.texts(), isDMARC) {
 		k.add("dmarc_doubled_host", DomainFinding{
 			Name: doubled, Type: "TXT", Found: r.show(),
-			Summary: "The DMARC record stands at " + doubled + ": the DNS panel added the domain a second time.",
+			Summary: "The DMARC record was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time.",
 			Fix:     "In the panel, enter _dmarc as the host, without the domain.",
 			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, parseDMARC(r.texts()[slices.IndexFunc(r.texts(), isDMARC)]).mended(k.DMARCReports))},
 		})
@@ -321,7 +321,7 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 		add("dmarc_np_weaker", fmt.Sprintf("Subdomains that do not exist are protected less (np=%s) than the domain itself (p=%s); no true mail comes from those.", d.np, d.p), "Set np=reject.", txtRecord(n.reply.name, d.mended(k.DMARCReports), d.text))
 	}
 	if rep.Policy == "none" && !rep.Inherited {
-		add("dmarc_p_none", "The policy is none: receivers report, but let forged mail through.", "See the next step below.")
+		add("dmarc_p_none", "The policy is none: receivers report, but let forged mail through.", "Nothing today. The report names the next step, and what must be true before it.")
 	}
 	if len(d.rua) == 0 {
 		what := "has no report address (rua)"

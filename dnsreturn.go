@@ -133,7 +133,7 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 	}
 	switch st.State {
 	case "missing":
-		f.Summary = "There is no alias at " + st.Host + ", so mail goes out with Postmark's own bounce address and SPF does not align with your domain."
+		f.Summary = "There is no alias at " + st.Host + ", so mail goes out with Postmark's own bounce address, and SPF does not count for your domain."
 		f.Fix = "Publish the CNAME record, then press Verify in Postmark."
 		k.add("returnpath_missing", f)
 	case "wrong":
@@ -148,8 +148,8 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 		}
 		k.add("returnpath_wrong_target", f)
 	case "address":
-		f.Summary = st.Host + " has an address of its own instead of an alias; a proxy in the DNS panel may be switched on for it."
-		f.Fix = "Publish a CNAME record and switch the proxy off for it (\"DNS only\")."
+		f.Summary = st.Host + " has an address (A record) where an alias (CNAME record) should stand; a proxy may be switched on for it in the DNS panel."
+		f.Fix = "Delete the A record, add the CNAME record, and switch the proxy off for it (\"DNS only\"). Then press Verify in Postmark."
 		if st.Wildcard {
 			f.Summary = "There is no alias at " + st.Host + "; a wildcard record (*) of the zone answers in its place with an address."
 			f.Fix = "Publish the CNAME record, then press Verify in Postmark. The wildcard record may stay."

@@ -247,7 +247,7 @@ func (k *checker) spfLint(tree *spf.Node, mended string) (broken bool) {
 			f.Found = []string{n.Record.Text}
 		}
 		if i.End > 0 && i.Code == "syntax" {
-			f.Summary = fmt.Sprintf("The SPF record of %s breaks the grammar at byte %d: %s.", i.Domain, i.Pos, i.Text)
+			f.Summary = fmt.Sprintf("The SPF record of %s has a mistake at character %d: %s.", i.Domain, i.Pos+1, i.Text)
 		}
 		if i.Domain != tree.Domain && f.Fix != "" && i.Code != "too_many_lookups" {
 			f.Fix += " The record belongs to " + i.Domain + "; if that is not yours, tell its owner or take its include out."
@@ -398,6 +398,16 @@ func (o overlay) TXT(ctx context.Context, name string) ([]string, spf.Status) {
 // tryProposal walks the tree as it would be, and says in words why the
 // proposal must not be made, if so.
 func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node) string {
+	why, lookups := k.newFault(ctx, text, before)
+	if why == "" && lookups > spf.MaxLookups {
+		return fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", lookups, spf.MaxLookups)
+	}
+	return why
+}
+
+// newFault walks the tree as it would be with text, and gives the first fault
+// that is not there before.
+func (k *checker) newFault(ctx context.Context, text string, before *spf.Node) (why string, lookups int) {
 	tree := spf.Walk(ctx, overlay{spfSource{k}, k.domain, text}, k.domain, spf.Identity{})
 	old := map[string]bool{}
 	if before != nil {
@@ -407,18 +417,15 @@ func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node
 	}
 	for _, i := range spf.Lint(tree) {
 		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[i.Code] {
-			return i.Text
+			return i.Text, tree.Lookups
 		}
 	}
-	if tree.Lookups > spf.MaxLookups {
-		return fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", tree.Lookups, spf.MaxLookups)
-	}
-	return ""
+	return "", tree.Lookups
 }
 
-// evaluateSPF is check_host() for one mail. The grammar and the limits are
-// judged by the linter first, because the evaluator stops at the first match
-// and does not see what is wrong behind it.
+// evaluateSPF is check_host() for one mail. The grammar of each record on the
+// way is judged by the linter, because the evaluator stops at the first match
+// and does not see what is wrong behind it (RFC 7208 section 4.6).
 func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Addr, helo, sender string) SPFResult {
 	r := SPFResult{Address: addr}
 	r.Lookups, _ = tree.Spent(addr)
@@ -433,12 +440,9 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 		r.Result, r.Reason = "temperror", "the record could not be asked for"
 		return r
 	}
-	for _, i := range spf.Lint(tree) {
-		switch i.Code {
-		case "syntax", "target_missing", "target_multiple", "loop", "too_many_mx", "too_many_voids":
-			r.Result, r.Reason = "permerror", i.Text
-			return r
-		}
+	if f := tree.Record.Faults; len(f) > 0 {
+		r.Result, r.Reason = "permerror", f[0].Text
+		return r
 	}
 	if tree.Uses('p') {
 		// The evaluator never looks at names (RFC 7208 section 7.3 advises
@@ -451,10 +455,15 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 			}
 		}
 	}
-	res, err := gospf.CheckHostWithSender(addr.AsSlice(), helo, sender, gospf.WithContext(ctx), gospf.WithResolver(spfResolver{k}))
+	reached := &reachedResolver{spfResolver: spfResolver{k}, texts: map[string]bool{}}
+	res, err := gospf.CheckHostWithSender(addr.AsSlice(), helo, sender, gospf.WithContext(ctx), gospf.WithResolver(reached))
 	r.Result = string(res)
 	if err != nil {
 		r.Reason = plain(err.Error())
+	}
+	if why := faultOnTheWay(tree, reached.texts); why != "" {
+		r.Result, r.Reason = "permerror", why
+		return r
 	}
 	for _, e := range []error{gospf.ErrUnknownField, gospf.ErrInvalidIP, gospf.ErrInvalidMask, gospf.ErrInvalidMacro, gospf.ErrInvalidDomain} {
 		if res == gospf.PermError && errors.Is(err, e) {
@@ -464,6 +473,31 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 		}
 	}
 	return r
+}
+
+// reachedResolver keeps the names whose records the evaluator came to.
+type reachedResolver struct {
+	spfResolver
+	texts map[string]bool
+}
+
+func (r *reachedResolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	r.texts[strings.ToLower(strings.TrimSuffix(name, "."))] = true
+	return r.spfResolver.LookupTXT(ctx, name)
+}
+
+// faultOnTheWay says why a record that the evaluator came to makes the result
+// a permanent error, or returns "".
+func faultOnTheWay(tree *spf.Node, reached map[string]bool) (why string) {
+	for _, i := range spf.Lint(tree) {
+		switch i.Code {
+		case "syntax", "target_missing", "target_multiple", "loop", "too_many_mx":
+			if why == "" && reached[strings.ToLower(i.Domain)] {
+				why = i.Text
+			}
+		}
+	}
+	return why
 }
 
 // spfResolver gives the evaluator the answers that the check has already.

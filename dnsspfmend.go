@@ -10,14 +10,16 @@ import (
 // spfMended is the one record to publish in place of a faulty one, whatever
 // the number of its faults; "" when a person has to write it.
 func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node) string {
-	if text := k.spfSplit(apex, tree); text != "" {
-		if k.tryProposal(ctx, text, tree) == "" {
-			return text
+	text := k.spfSplit(apex, tree)
+	if text == "" {
+		var ok bool
+		if text, ok = spf.Mend(tree); !ok {
+			return ""
 		}
-		return ""
 	}
-	text, ok := spf.Mend(tree)
-	if !ok || k.tryProposal(ctx, text, tree) != "" {
+	// A record that costs too much may go on doing so: senders have to go,
+	// and which ones is not for a program to say.
+	if why, lookups := k.newFault(ctx, text, tree); why != "" || lookups > max(tree.Lookups, spf.MaxLookups) {
 		return ""
 	}
 	return text

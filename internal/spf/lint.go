@@ -25,7 +25,7 @@ const maxText = 450
 
 // Lint lists what is wrong or weak in a tree, in the order of the tree.
 func Lint(root *Node) []Issue {
-	l := &linter{root: root}
+	l := &linter{root: root, seen: map[string]bool{}}
 	root.Visit(l.node)
 	l.counts()
 	l.overlaps()
@@ -35,6 +35,7 @@ func Lint(root *Node) []Issue {
 type linter struct {
 	root   *Node
 	issues []Issue
+	seen   map[string]bool // domains whose record was read
 }
 
 func (l *linter) add(code string, n *Node, t *Term, format string, args ...any) {
@@ -46,6 +47,14 @@ func (l *linter) add(code string, n *Node, t *Term, format string, args ...any) 
 }
 
 func (l *linter) node(n *Node, depth int) {
+	// A record that is reached on several ways has its faults once.
+	if n.Record != nil {
+		key := strings.ToLower(n.Domain)
+		if l.seen[key] {
+			return
+		}
+		l.seen[key] = true
+	}
 	if depth > 0 {
 		l.target(n)
 	}
@@ -175,7 +184,10 @@ func (l *linter) overlaps() {
 		text string
 	}
 	var nets []network
+	read := map[string]bool{}
 	l.root.Visit(func(n *Node, _ int) {
+		again := read[strings.ToLower(n.Domain)]
+		read[strings.ToLower(n.Domain)] = true
 		for _, s := range n.Steps {
 			t := s.Term
 			if s.Dead || t.Bad || t.Qualifier != '+' {
@@ -193,6 +205,9 @@ func (l *linter) overlaps() {
 					seen[key] = n.Domain
 				}
 			case "ip4", "ip6":
+				if again {
+					continue
+				}
 				for _, o := range nets {
 					if o.p.Addr().Is4() == t.Network.Addr().Is4() && o.p.Bits() <= t.Network.Bits() && o.p.Contains(t.Network.Addr()) {
 						l.add("covered_network", n, t, "%s is already covered by %s in the record of %s", t.Text, strconv.Quote(o.text), o.n.Domain)
