@@ -3,6 +3,7 @@ package fluxly
 import (
 	"html/template"
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -37,21 +38,22 @@ func (h htmlReport) Words() [][2]string { return domainWords }
 type htmlFinding struct {
 	N int
 	DomainFinding
-	Domain string
+	Records []htmlRecord
 }
 
-// Records are those to publish.
-func (f htmlFinding) Records() (out []htmlRecord) {
-	for _, p := range f.Publish {
-		out = append(out, htmlRecord{p, f.Domain, f.Optional})
-	}
-	return out
+// Rest is what was found and does not stand among the records to replace.
+func (f htmlFinding) Rest() []string {
+	return slices.DeleteFunc(slices.Clone(f.Found), func(v string) bool {
+		return slices.ContainsFunc(f.Records, func(p htmlRecord) bool { return p.Same == 0 && slices.Contains(p.Replaces, v) })
+	})
 }
 
 type htmlRecord struct {
 	DomainRecord
 	Domain   string
 	Optional bool
+	// Same is the item that shows this record already; 0 when none does.
+	Same int
 }
 
 func (p htmlRecord) Title() string { return recordTitle(p.DomainRecord, p.Optional) }
@@ -59,25 +61,36 @@ func (p htmlRecord) Panel() string { return panelHost(p.Domain, p.Name) }
 
 // Todo and Notes split the findings as the text report does, with one count.
 func (h htmlReport) Todo() []htmlFinding {
-	return h.items(0, DomainFail, DomainUnknown, DomainWarn)
+	return slices.DeleteFunc(h.items(), func(f htmlFinding) bool { return f.Level == DomainInfo })
 }
 
-func (h htmlReport) Notes() []htmlFinding { return h.items(len(h.Todo()), DomainInfo) }
+func (h htmlReport) Notes() []htmlFinding {
+	return slices.DeleteFunc(h.items(), func(f htmlFinding) bool { return f.Level != DomainInfo })
+}
 
-func (h htmlReport) items(n int, levels ...DomainLevel) (out []htmlFinding) {
-	for _, l := range levels {
+func (h htmlReport) items() (out []htmlFinding) {
+	shown := map[string]int{}
+	for _, l := range []DomainLevel{DomainFail, DomainUnknown, DomainWarn, DomainInfo} {
 		for _, f := range h.Findings {
-			if f.Level == l {
-				n++
-				out = append(out, htmlFinding{n, f, h.Domain})
+			if f.Level != l {
+				continue
 			}
+			item := htmlFinding{N: len(out) + 1, DomainFinding: f}
+			for _, p := range f.Publish {
+				line := p.zoneLine()
+				item.Records = append(item.Records, htmlRecord{p, h.Domain, f.Optional, shown[line]})
+				if shown[line] == 0 {
+					shown[line] = item.N
+				}
+			}
+			out = append(out, item)
 		}
 	}
 	return out
 }
 
 // Step is the record of the next step for DMARC.
-func (h htmlReport) Step() htmlRecord { return htmlRecord{h.DMARC.Next.Publish, h.Domain, false} }
+func (h htmlReport) Step() htmlRecord { return htmlRecord{h.DMARC.Next.Publish, h.Domain, false, 0} }
 
 var domainPage = sync.OnceValue(func() *template.Template {
 	return template.Must(template.New("report").Funcs(template.FuncMap{
@@ -135,9 +148,9 @@ dt{font-weight:600}dd{margin:0 0 .5rem}
 {{define "finding"}}<div class="item {{.Level}}"><h3>{{.N}}. <span class="level {{.Level}}">{{label .Level}}</span> {{printable .Summary}}</h3>
 {{with .Fix}}<p><b>Do:</b> {{printable .}}</p>{{end}}{{with .Why}}<p><b>Why:</b> {{.}}</p>{{end}}
 {{range .Records}}{{template "record" .}}{{end}}
-{{with .Found}}<p class="small">Found{{with $.Name}} at {{printable .}}{{end}}:{{range .}}<br><code>{{printable .}}</code>{{end}}</p>{{end}}
+{{with .Rest}}<p class="small">Found{{with $.Name}} at {{printable .}}{{end}}:{{range .}}<br><code>{{printable .}}</code>{{end}}</p>{{end}}
 <p class="small">{{.Code}}{{with .RFC}}, {{.}}{{end}}</p></div>
 {{end}}
-{{define "record"}}<div class="publish"><p><b>{{.Title}}</b></p><table><tr><td>Type</td><td><code>{{.Type}}</code></td></tr><tr><td>Host</td><td><code>{{.Name}}</code> <span class="small">{{.Panel}}</span></td></tr><tr><td>Value</td><td><code>{{printable .Value}}</code></td></tr>{{range .Replaces}}<tr><td>Old</td><td><code>{{printable .}}</code></td></tr>{{end}}</table></div>{{end}}
+{{define "record"}}{{if .Same}}<p>The record is that of {{.Same}}.</p>{{else}}<div class="publish"><p><b>{{.Title}}</b></p><table><tr><td>Type</td><td><code>{{.Type}}</code></td></tr><tr><td>Host</td><td><code>{{.Name}}</code> <span class="small">{{.Panel}}</span></td></tr><tr><td>Value</td><td><code>{{printable .Value}}</code></td></tr>{{range .Replaces}}<tr><td>Old</td><td><code>{{printable .}}</code></td></tr>{{end}}</table></div>{{end}}{{end}}
 {{define "terms"}}<ul>{{range .Terms}}<li><span class="cost{{if eq .Lookups 0}} zero{{end}}">{{.Lookups}}</span> <code>{{printable .Text}}</code>{{if ne .State "ok"}} <span class="small">{{state .State}}</span>{{end}}{{with .Tree}}{{if .Terms}}{{template "terms" .}}{{end}}{{end}}</li>{{end}}</ul>{{end}}
 `

@@ -50,6 +50,7 @@ func (r *DomainReport) Text() string {
 // todo lists the findings, those that matter first.
 func (r *DomainReport) todo(b *strings.Builder) {
 	n := 0
+	shown := map[string]int{} // records, and the item that has them
 	for _, part := range []struct {
 		title  string
 		levels []DomainLevel
@@ -71,13 +72,13 @@ func (r *DomainReport) todo(b *strings.Builder) {
 					first = false
 				}
 				n++
-				r.writeFinding(b, n, f)
+				r.writeFinding(b, n, f, shown)
 			}
 		}
 	}
 }
 
-func (r *DomainReport) writeFinding(b *strings.Builder, n int, f DomainFinding) {
+func (r *DomainReport) writeFinding(b *strings.Builder, n int, f DomainFinding, shown map[string]int) {
 	fmt.Fprintf(b, "\n%d. [%s] %s\n", n, f.Level, f.Summary)
 	const in = "   "
 	if f.Fix != "" {
@@ -87,6 +88,12 @@ func (r *DomainReport) writeFinding(b *strings.Builder, n int, f DomainFinding) 
 		b.WriteString(in + "Why: " + f.Why + "\n")
 	}
 	for _, p := range f.Publish {
+		line := p.zoneLine()
+		if at := shown[line]; at > 0 {
+			fmt.Fprintf(b, "%sThe record is that of %d.\n", in, at)
+			continue
+		}
+		shown[line] = n
 		writeRecord(b, in, r.Domain, p, f.Optional)
 	}
 	for _, v := range f.Found {

@@ -257,7 +257,7 @@ func (k *checker) spfLint(tree *spf.Node, mended string) (broken bool) {
 		}
 		if mended != "" && mendable[i.Code] && ownIssue(tree, i) {
 			f.Publish = []DomainRecord{txtRecord(k.domain, mended, tree.Texts...)}
-			f.Fix += " The record below has it corrected."
+			f.Fix += " The record to publish has it corrected."
 		}
 		k.add(code, f)
 	}

@@ -161,7 +161,7 @@ func (l *linter) counts() {
 	}
 	switch {
 	case n.Lookups > MaxLookups:
-		l.add("too_many_lookups", n, nil, "evaluating the record takes %s%d DNS look-ups; over %d every check ends in a permanent error", least, n.Lookups, MaxLookups)
+		l.add("too_many_lookups", n, nil, "evaluating the record takes %s%d DNS look-ups; over %d receivers give up and take the record for an error", least, n.Lookups, MaxLookups)
 	case n.Lookups >= 8:
 		l.add("many_lookups", n, nil, "evaluating the record takes %s%d of the %d DNS look-ups allowed", least, n.Lookups, MaxLookups)
 	}
