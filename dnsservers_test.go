@@ -48,6 +48,9 @@ func realClient(t *testing.T, servers map[string]string, recursor string) *DNSCl
 			if name, ok := own[address]; ok {
 				address = servers[name]
 			}
+			if a, err := netip.ParseAddrPort(address); err != nil || !a.Addr().IsLoopback() {
+				return nil, fmt.Errorf("test asks %s, which is not on loopback", address)
+			}
 			return (&net.Dialer{}).DialContext(ctx, network, address)
 		},
 	})
@@ -112,6 +115,33 @@ func TestRealServers(t *testing.T) {
 			t.Errorf("%v\n%s", err, rep.Text())
 		}
 	})
+}
+
+// Unbound validates: one zone is signed as it should be, and of the other it
+// holds the wrong key.
+func TestRealServersDNSSEC(t *testing.T) {
+	t.Parallel()
+	servers := realServers(t)
+	for domain, want := range map[string]string{"signed.test": "signed, and validated by the resolver", "bogus.test": "dnssec_bogus"} {
+		for _, profiles := range [][]DomainProfile{nil, {DNSSEC}} {
+			r, err := CheckDomain(t.Context(), domain, DomainCheck{DKIMSelector: "s1", Resolver: realClient(t, servers, "unbound"), Profiles: profiles})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if domain == "bogus.test" {
+				if f := finding(t, r, want); f.Level != DomainFail || r.Ready {
+					t.Errorf("%+v", f)
+				}
+				continue
+			}
+			if slices.ContainsFunc(r.Findings, func(f DomainFinding) bool { return f.Code == "dnssec_bogus" }) {
+				t.Errorf("%s:\n%s", domain, r.Text())
+			}
+			if len(profiles) > 0 && !slices.ContainsFunc(r.Areas, func(a DomainArea) bool { return a.Name == "dnssec" && a.Summary == want }) {
+				t.Errorf("%s: %+v", domain, r.Areas)
+			}
+		}
+	}
 }
 
 // A record published after the cache was asked: the cache denies it for
