@@ -124,7 +124,9 @@ func (v schemaValidator) check(at string, schema map[string]any, doc any) (fault
 			if list, ok := rule.([]any); ok {
 				types = list
 			}
-			if !slices.ContainsFunc(types, func(want any) bool { return schemaType(doc) == want || want == "number" && schemaType(doc) == "integer" }) {
+			if !slices.ContainsFunc(types, func(want any) bool {
+				return schemaType(doc) == want || want == "number" && schemaType(doc) == "integer"
+			}) {
 				bad("is %s, not %v", schemaType(doc), rule)
 			}
 		case "enum":

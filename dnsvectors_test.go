@@ -342,6 +342,7 @@ var mergeVectors = []mergeVector{
 	{"over ten already", []string{"v=spf1 " + includes(11) + "-all"}, chain(11)},
 	{"ten with it there", []string{"v=spf1 " + includes(9) + "include:spf.mtasv.net -all"}, chain(9)},
 	{"syntax error", []string{"v=spf1 include:_spf.office.test ip4:192.0.2 -all"}, ""},
+	{"equals sign for colon", []string{"v=spf1 ip4=192.0.2.1 include:_spf.office.test -all"}, ""},
 	{"comma for blank", []string{"v=spf1 include:_spf.office.test,include:b.test -all"}, ""},
 	{"include loop", []string{"v=spf1 include:acme.test -all"}, ""},
 	{"include of nothing", []string{"v=spf1 include:gone.test -all"}, ""},

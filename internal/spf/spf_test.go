@@ -425,3 +425,34 @@ type failZone struct{}
 func (failZone) TXT(context.Context, string) ([]string, Status)       { return nil, Failed }
 func (failZone) Addrs(context.Context, string) ([]netip.Addr, Status) { return nil, Failed }
 func (failZone) MX(context.Context, string) ([]string, Status)        { return nil, Failed }
+
+// A mail takes the look-ups up to the term that matches, and no more.
+func TestSpent(t *testing.T) {
+	t.Parallel()
+	zone := &mapZone{
+		"acme.test":  "v=spf1 ip4:192.0.2.0/24 include:one.test exists:%{i}.x.test include:two.test -all",
+		"one.test":   "v=spf1 ip4:198.51.100.0/24 include:three.test -all",
+		"two.test":   "v=spf1 ip6:2001:db8::/32 redirect=three.test",
+		"three.test": "v=spf1 ip4:203.0.113.0/24 -all",
+	}
+	root := Walk(t.Context(), zone, "acme.test", Identity{})
+	for _, tt := range []struct {
+		addr    string
+		lookups int
+		exact   bool
+	}{
+		{"192.0.2.7", 0, true},
+		{"::ffff:192.0.2.7", 0, true},
+		{"198.51.100.7", 1, true},
+		{"203.0.113.7", 2, true},
+		{"2001:db8::1", 4, false}, // the name behind exists depends on the mail
+		{"8.8.8.8", 5, false},
+	} {
+		if n, exact := root.Spent(netip.MustParseAddr(tt.addr)); n != tt.lookups || exact != tt.exact {
+			t.Errorf("%s: %d look-ups, exact %v; want %d, %v", tt.addr, n, exact, tt.lookups, tt.exact)
+		}
+	}
+	if n, exact := Walk(t.Context(), failZone{}, "acme.test", Identity{}).Spent(netip.MustParseAddr("192.0.2.7")); n != 0 || exact {
+		t.Errorf("a record that could not be asked for: %d, %v", n, exact)
+	}
+}
