@@ -43,6 +43,8 @@ func (k *checker) align() {
 		switch {
 		case d.State == "unknown":
 			a.DKIM.Reason = "the key could not be asked for"
+		case d.State == "broken":
+			a.DKIM.Reason = "the key at " + d.Host + " is not right"
 		case d.State != "ok":
 			a.DKIM.Reason = "the key at " + d.Host + " is " + d.State
 		case a.DKIM.Mode == "strict" && d.Domain != k.domain:

@@ -234,7 +234,7 @@ func (r *dnsReply) read(ans DNSAnswer, err error) {
 	switch {
 	case ans.RCode != dnsmsg.NoError && ans.RCode != dnsmsg.NXDomain:
 		r.servfail = ans.RCode == dnsmsg.ServFail
-		r.records, r.why = nil, "the name server replied "+dnsmsg.RCodeName(ans.RCode)
+		r.records, r.why = nil, rcodeText(ans.RCode)
 	case len(r.records) > 0:
 		r.state = dnsFound
 		r.ttl = r.records[0].TTL
@@ -246,6 +246,18 @@ func (r *dnsReply) read(ans DNSAnswer, err error) {
 	default:
 		r.state, r.ttl = dnsNoData, in.NegativeTTL()
 	}
+}
+
+// rcodeText is for people; the code in brackets is for those who search for it.
+func rcodeText(rcode int) string {
+	what := "the name server gave an error"
+	switch rcode {
+	case dnsmsg.ServFail:
+		what = "the name server could not find the answer"
+	case dnsmsg.Refused:
+		what = "the name server refuses to answer"
+	}
+	return what + " (" + dnsmsg.RCodeName(rcode) + ")"
 }
 
 func (r *dnsReply) ownRecords(all []dnsmsg.Record, t dnsmsg.Type) {

@@ -300,6 +300,9 @@ func domainName(field, s string) (string, error) {
 	if strings.Contains(name, "/") || strings.Contains(name, ":") {
 		return "", fieldErrorf(field, s, "is not a domain name; give it without scheme, port and path")
 	}
+	if !utf8.ValidString(name) {
+		return "", fieldErrorf(field, s, "is not UTF-8 text")
+	}
 	for i := range len(name) {
 		if name[i] < 0x80 {
 			continue

@@ -382,6 +382,7 @@ func TestCheckDomainNames(t *testing.T) {
 		{"https://acme.test/", ""},
 		{"acme.test\n", ""},
 		{"acme\x00.test", ""},
+		{"\xd2.test", ""},
 	}
 	for _, tt := range tests {
 		r, err := CheckDomain(t.Context(), tt.in, DomainCheck{Resolver: testClient(t, s), CacheOnly: true, ReturnPath: "pm-bounces.acme.test", DMARCReports: "dmarc@acme.test"})

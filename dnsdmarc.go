@@ -396,7 +396,8 @@ func (k *checker) reportHosts(ctx context.Context, rep *DMARCReport, n *dmarcNod
 			continue
 		}
 		seen[host] = true
-		if _, err := domainName("rua", host); err != nil {
+		ascii, err := domainName("rua", host)
+		if err != nil {
 			k.add("dmarc_report_uri", DomainFinding{
 				Name: n.reply.name, Type: "TXT", Found: []string{n.rec.text},
 				Summary: fmt.Sprintf("The report address %q has a host that cannot exist.", clip(addr, 60)),
@@ -404,7 +405,7 @@ func (k *checker) reportHosts(ctx context.Context, rep *DMARCReport, n *dmarcNod
 			})
 			continue
 		}
-		wg.Go(func() { k.reportHost(ctx, rep, n, host) })
+		wg.Go(func() { k.reportHost(ctx, rep, n, ascii) })
 	}
 	wg.Wait()
 }

@@ -2,8 +2,10 @@ package fluxly
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/getfluxly/fluxly/internal/taglist"
 )
@@ -19,6 +21,7 @@ type dmarcRecord struct {
 	psd          string // "y", "n" or "u"
 	testing      bool
 	rua, ruf     []string // addresses of mailto: URIs
+	again        bool     // its semicolons have been put in
 	usable       bool     // a receiver applies it
 	problems     []dmarcProblem
 	pPos, pWidth int // where the value of p stands; width 0 when there is none
@@ -56,6 +59,8 @@ func nearDMARC(s string) string {
 			return "a blank stands before v=DMARC1"
 		}
 		return "a quotation mark or another invisible character stands before v=DMARC1"
+	case strings.HasPrefix(t, "v=DMARC1 ") || strings.HasPrefix(t, "v=DMARC1,"):
+		return "a semicolon must stand between the tags, the first right after v=DMARC1"
 	case strings.HasPrefix(lower, "v=dmarc1"):
 		return "the version must be written v=DMARC1, in capitals and followed by a semicolon"
 	case strings.HasPrefix(lower, "v=dmarc") || strings.HasPrefix(lower, "dmarc1"):
@@ -197,7 +202,7 @@ func mendDMARC(s, reports string) string {
 	const junk = " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u00a0\ufeff"
 	s = strings.ReplaceAll(strings.Trim(s, junk), `\;`, ";")
 	out := []string{"v=DMARC1"}
-	for _, t := range taglist.Parse(s, true).Tags {
+	for _, t := range taglist.Parse(semicolons(s), true).Tags {
 		if t.Key != "v" {
 			out = append(out, t.Key+"="+t.Value)
 		}
@@ -217,8 +222,11 @@ func (d *dmarcRecord) mended(reports string) string {
 	if len(d.problems) == 0 && len(d.rua) > 0 && !weak(d.np) {
 		return d.text
 	}
-	if text := semicolons(d.text); text != d.text {
-		return parseDMARC(text).mended(reports)
+	if !d.again {
+		if a := parseDMARC(semicolons(d.text)); isDMARC(a.text) {
+			a.again = true
+			return a.mended(reports)
+		}
 	}
 	for _, t := range d.list.Tags {
 		if v := strings.ToLower(t.Value); t.Key == "p" && weak(v) {
@@ -261,13 +269,12 @@ func (d *dmarcRecord) mended(reports string) string {
 	return strings.Join(out, "; ")
 }
 
-// semicolons puts them where a comma stands between two tags.
-func semicolons(s string) string {
-	for _, tag := range []string{"p", "sp", "np", "adkim", "aspf", "rua", "ruf", "fo", "pct", "t", "psd"} {
-		s = strings.ReplaceAll(strings.ReplaceAll(s, ", "+tag+"=", "; "+tag+"="), ","+tag+"=", "; "+tag+"=")
-	}
-	return s
-}
+// semicolons puts them where a blank or a comma alone stands between two tags.
+func semicolons(s string) string { return betweenTags().ReplaceAllString(s, "; $1=") }
+
+var betweenTags = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)[ \t,]*[ \t,;][ \t,]*\b(v|p|sp|np|adkim|aspf|rua|ruf|fo|pct|rf|ri|t|psd)[ \t]*=[ \t]*`)
+})
 
 // withoutSP is the mended record without sp, so that subdomains follow p.
 func (d *dmarcRecord) withoutSP(reports string) string {
@@ -288,8 +295,12 @@ func mendURIs(list string) (out []string) {
 			u = u[7:]
 		}
 		local, host, ok := strings.Cut(u, "@")
-		if _, err := domainName("rua", host); !ok || err != nil || local == "" || strings.ContainsFunc(local, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`;:"\<>()[]`, c) }) {
+		name, err := domainName("rua", host)
+		if !ok || err != nil || local == "" || strings.ContainsFunc(local, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`;:"\<>()[]`, c) }) {
 			continue
+		}
+		if !strings.EqualFold(name, host) { // IDN
+			u = local + "@" + name
 		}
 		if out = append(out, "mailto:"+u); len(out) == 2 {
 			break
