@@ -2,6 +2,7 @@ package fluxly
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -443,10 +444,7 @@ func (k *checker) finish() {
 		}
 		return strings.Compare(a.Summary, b.Summary)
 	})
-	r.Findings = k.findings
-	if r.Findings == nil {
-		r.Findings = []DomainFinding{}
-	}
+	r.Findings = fewOfEach(k.findings)
 	r.Level = DomainOK
 	for _, name := range order {
 		a := DomainArea{Name: name, Level: DomainOK, Summary: k.notes[name]}
@@ -466,6 +464,30 @@ func (k *checker) finish() {
 	}
 	r.Ready = k.ready()
 	r.Queries = k.ask.log()
+}
+
+// fewOfEach keeps the first findings of a kind at a name, and says how many more
+// there are: a record of 64 KB may have thousands of the same mistake.
+func fewOfEach(all []DomainFinding) []DomainFinding {
+	const few = 5
+	counts := map[[2]string]int{}
+	for _, f := range all {
+		counts[[2]string{f.Code, f.Name}]++
+	}
+	seen := map[[2]string]int{}
+	out := []DomainFinding{}
+	for _, f := range all {
+		key := [2]string{f.Code, f.Name}
+		seen[key]++
+		switch more := counts[key] - few; {
+		case seen[key] > few:
+			continue
+		case seen[key] == few && more > 0:
+			f.Summary += fmt.Sprintf(" There are %d more of this kind.", more)
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // ready: DKIM decides, with DMARC published. A missing include never does.

@@ -175,6 +175,7 @@ func (k *checker) dkimHost(ctx context.Context, t dkimTarget) DKIMReport {
 		r.Aliases = append(r.Aliases, strings.TrimSuffix(n, "."))
 	}
 	found := ans.texts()
+	mended := sync.OnceValue(func() string { return mendDKIM(found) })
 	add := func(code, summary, fix string) {
 		if t.role == "revoked" {
 			return
@@ -182,8 +183,8 @@ func (k *checker) dkimHost(ctx context.Context, t dkimTarget) DKIMReport {
 		f := DomainFinding{Name: t.host, Type: "TXT", Found: found, Summary: summary, Fix: fix}
 		if t.value != "" && code != "dkim_cname" && findingCatalogue[code].level.rank() >= DomainWarn.rank() {
 			f.Publish = []DomainRecord{txtRecord(t.host, t.value, found...)}
-		} else if mended := mendDKIM(code, found); t.value == "" && mended != "" {
-			f.Publish = []DomainRecord{txtRecord(t.host, mended, found...)}
+		} else if t.value == "" && mendableDKIM[code] && mended() != "" {
+			f.Publish = []DomainRecord{txtRecord(t.host, mended(), found...)}
 		}
 		k.add(code, f)
 	}
@@ -306,14 +307,14 @@ func (k *checker) dkimKey(r *DKIMReport, t dkimTarget, add func(code, summary, f
 	}
 }
 
+// mendableDKIM are the findings about what stands around a key.
+var mendableDKIM = map[string]bool{
+	"dkim_syntax": true, "dkim_version": true, "dkim_empty_tag": true, "dkim_testing": true, "dkim_sha1_only": true, "dkim_no_email": true, "dkim_other_txt": true,
+}
+
 // mendDKIM writes a key record anew when the key in it is sound and only what
 // stands around it is not.
-func mendDKIM(code string, found []string) string {
-	switch code {
-	case "dkim_syntax", "dkim_version", "dkim_empty_tag", "dkim_testing", "dkim_sha1_only", "dkim_no_email", "dkim_other_txt":
-	default:
-		return ""
-	}
+func mendDKIM(found []string) string {
 	keys := slices.DeleteFunc(slices.Clone(found), func(s string) bool { return !looksLikeDKIM(s) })
 	if len(keys) != 1 {
 		return ""

@@ -266,11 +266,13 @@ func (k *checker) dmarcMissing(ctx context.Context) {
 
 // dmarcProblems files what the parser says.
 func (k *checker) dmarcProblems(n dmarcNode, d *dmarcRecord) {
+	if len(d.problems) == 0 {
+		return
+	}
+	// Once: there may be thousands of problems in one record.
+	found, publish := []string{d.text}, []DomainRecord{txtRecord(n.reply.name, d.mended(k.DMARCReports), d.text)}
 	for _, p := range d.problems {
-		k.add(p.code, DomainFinding{
-			Name: n.reply.name, Type: "TXT", Found: []string{d.text}, Summary: p.text, Fix: p.fix,
-			Publish: []DomainRecord{txtRecord(n.reply.name, d.mended(k.DMARCReports), d.text)},
-		})
+		k.add(p.code, DomainFinding{Name: n.reply.name, Type: "TXT", Found: found, Summary: p.text, Fix: p.fix, Publish: publish})
 	}
 }
 

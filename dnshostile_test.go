@@ -2,6 +2,7 @@ package fluxly
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -52,6 +53,8 @@ func TestCheckDomainHostileRecords(t *testing.T) {
 		{"1,000 includes", one(thousand+" -all") + targets.String(), []string{"fail spf_too_many_lookups", "warn spf_large_set", "warn spf_long_record", "info spf_same_include"}},
 		{"60 KB of TXT", flood.String() + one("v=spf1 -all"), []string{"warn spf_large_set"}},
 		{"4 KB of record", one("v=spf1 " + strings.Repeat("ip4:192.0.2.1 ", 290) + "-all"), []string{"warn spf_large_set", "warn spf_long_record", "info spf_covered_network"}},
+		{"64 KB of record", one("v=spf1 " + strings.Repeat("ip4:192.0.2.1 ", 4500) + "-all"), []string{"warn spf_large_set", "warn spf_long_record", "info spf_covered_network"}},
+		{"64 KB of mistakes", one("v=spf1 " + strings.Repeat("moo:x% ", 9000) + "-all"), []string{"fail spf_syntax", "warn spf_large_set", "warn spf_long_record"}},
 		{"binary", one("v=spf1 \x00\xff\x01 -all"), []string{"fail spf_syntax"}},
 		{"letters that look the same", one("v=ѕpf1 -all"), []string{"warn spf_near_miss"}},
 		{"a domain of them", one("v=spf1 include:аcme.test -all"), []string{"fail spf_syntax"}},
@@ -93,8 +96,35 @@ func TestCheckDomainHostileRecords(t *testing.T) {
 			if n := len(s.Asked()); n > 70 {
 				t.Errorf("%d questions", n)
 			}
-			if len(r.Text()) > 1<<20 {
-				t.Errorf("a report of %d bytes", len(r.Text()))
+			data, err := json.Marshal(r)
+			if err != nil || len(data) > 4<<20 || len(r.Text()) > 1<<20 {
+				t.Errorf("%v, a report of %d bytes, %d as JSON", err, len(r.Text()), len(data))
+			}
+		})
+	}
+}
+
+// The same for DMARC and DKIM: records without end, and with every byte.
+func TestCheckDomainHostileLists(t *testing.T) {
+	t.Parallel()
+	dkim := testSelector + "._domainkey.acme.test"
+	var bytes strings.Builder
+	for i := range 256 {
+		bytes.WriteByte(byte(i))
+	}
+	for name, text := range map[string]string{
+		"semicolons": strings.Repeat(";", 60000), "tags": strings.Repeat("aa=b;", 12000), "addresses": "rua=" + strings.Repeat("mailto:a@b.test,", 3900),
+		"bytes": bytes.String(), "key": "p=" + strings.Repeat("A", 60000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := checkZoneText(t, zone("-"+dkim+" TXT", dkim+" TXT"+quoted("v=DKIM1; "+text), "-_dmarc.acme.test TXT", "_dmarc.acme.test TXT"+quoted("v=DMARC1; p=none; "+text)), DomainCheck{})
+			data, err := json.Marshal(r)
+			if err != nil || len(data) > 4<<20 || len(r.Findings) > 60 {
+				t.Errorf("%v, %d findings, %d bytes", err, len(r.Findings), len(data))
+			}
+			if r.DKIM[0].State == "unknown" || r.DMARC.State == "unknown" || r.DMARC.State == "missing" {
+				t.Errorf("DKIM %s, DMARC %s", r.DKIM[0].State, r.DMARC.State)
 			}
 		})
 	}

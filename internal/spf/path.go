@@ -37,18 +37,16 @@ func (n *Node) spent(addr netip.Addr) (q byte, lookups int, exact bool) {
 		case s.Term.Costs():
 			lookups++
 		}
-		matched, sure := false, true
-		if s.Term.Name == "include" {
-			sure = s.Child != nil
-			if sure {
-				var cq byte
-				var spent int
-				cq, spent, sure = s.Child.spent(addr)
-				lookups += spent
-				matched = cq == '+'
-			}
-		} else {
+		var matched, sure bool
+		switch {
+		case s.Term.Name != "include":
 			matched, sure = s.matches(addr)
+		case s.Child != nil:
+			var result byte
+			var spent int
+			result, spent, sure = s.Child.spent(addr)
+			lookups += spent
+			matched = result == '+'
 		}
 		exact = exact && sure
 		if matched && sure {
