@@ -43,6 +43,8 @@ func (k *checker) align() {
 		switch {
 		case d.State == "unknown":
 			a.DKIM.Reason = "the key could not be asked for"
+		case d.State == "broken":
+			a.DKIM.Reason = "the key at " + d.Host + " is not right"
 		case d.State != "ok":
 			a.DKIM.Reason = "the key at " + d.Host + " is " + d.State
 		case a.DKIM.Mode == "strict" && d.Domain != k.domain:
@@ -68,7 +70,7 @@ func (k *checker) align() {
 		a.SPF.Reason = "the policy is strict (aspf=s), and " + st.Host + " is not exactly " + k.domain
 		k.add("align_spf_strict", DomainFinding{
 			Name: r.DMARC.Host, Type: "TXT", Found: []string{r.DMARC.Record},
-			Summary: "With aspf=s, SPF can never align: the envelope sender is " + st.Host + ", a subdomain. DMARC rests on DKIM alone.",
+			Summary: "With aspf=s, SPF never counts for your mail: the bounce address is at " + st.Host + ", a subdomain. DMARC rests on DKIM alone.",
 			Fix:     "Take aspf=s out if you want SPF as a second leg.",
 		})
 	case !k.sameOrganization(st.Host):
@@ -87,13 +89,13 @@ func (k *checker) align() {
 	case len(r.DKIM) == 0 || unknown:
 	case a.SPF.Aligned:
 		k.add("align_dkim", DomainFinding{
-			Summary: "DKIM does not align: " + a.DKIM.Reason + ". Mail rests on SPF alone, which breaks when it is forwarded.",
-			Fix:     "Mend DKIM first.",
+			Summary: "DKIM does not count for " + k.domain + ": " + a.DKIM.Reason + ". Mail rests on SPF alone, which breaks when it is forwarded.",
+			Fix:     "Do what is said of DKIM.",
 		})
 	case st.State != "unknown":
 		k.add("align_none", DomainFinding{
-			Summary: "Neither DKIM nor SPF aligns with " + k.domain + ": " + a.DKIM.Reason + "; " + a.SPF.Reason + ".",
-			Fix:     "Mend DKIM first; it is the one that decides.",
+			Summary: "Nothing proves to receivers that mail comes from " + k.domain + ". DKIM: " + a.DKIM.Reason + ". SPF: " + a.SPF.Reason + ".",
+			Fix:     "Do what is said of DKIM and of the Return-Path; DKIM first, because it decides.",
 		})
 	}
 }
@@ -121,7 +123,7 @@ func (k *checker) checkMailHost(ctx context.Context) {
 			k.add("mail_null_mx", DomainFinding{
 				Name: k.domain, Type: "MX", Found: []string{"."},
 				Summary: k.domain + " says that it takes no mail at all (a null MX), so replies to your mail are lost.",
-				Fix:     "Send from a domain that takes mail, or publish an MX record.",
+				Fix:     "Replace that record by the MX record that your mail provider names, or send from a domain that takes mail.",
 			})
 			return
 		}
@@ -138,7 +140,7 @@ func (k *checker) checkMailHost(ctx context.Context) {
 		k.add("mail_no_host", DomainFinding{
 			Name: k.domain, Type: "MX",
 			Summary: k.domain + " has neither an MX nor an address record, so replies to your mail are lost, and some receivers refuse mail from such a domain.",
-			Fix:     "Publish an MX record for the host that takes your mail.",
+			Fix:     "Publish the MX record that your mail provider names.",
 		})
 	}
 }

@@ -81,11 +81,12 @@ type asker struct {
 // askCore asks each question once and bounds how many are in flight. It
 // belongs to one call of CheckDomain or CheckDomains.
 type askCore struct {
-	resolver Resolver
-	querier  DNSQuerier    // nil when the resolver has none
-	direct   ServerQuerier // nil when the resolver has none
-	timeout  time.Duration
-	slots    chan struct{}
+	resolver  Resolver
+	querier   DNSQuerier       // nil when the resolver has none
+	direct    ServerQuerier    // nil when the resolver has none
+	unchecked UncheckedQuerier // nil when the resolver has none
+	timeout   time.Duration
+	slots     chan struct{}
 	// base, when set, is the context of the questions: they are shared by
 	// checks that end at different times.
 	base context.Context //nolint:containedctx // lives for one call
@@ -95,7 +96,10 @@ type askCore struct {
 	wg    sync.WaitGroup
 }
 
-type dnsKey struct{ server, name, typ string }
+type dnsKey struct {
+	server, name, typ string
+	unchecked         bool
+}
 
 type dnsCall struct {
 	done  chan struct{}
@@ -106,6 +110,7 @@ func newAskCore(r Resolver, timeout time.Duration, inFlight int) *askCore {
 	a := &askCore{resolver: r, timeout: timeout, slots: make(chan struct{}, inFlight), calls: map[dnsKey]*dnsCall{}}
 	a.querier, _ = r.(DNSQuerier)
 	a.direct, _ = r.(ServerQuerier)
+	a.unchecked, _ = r.(UncheckedQuerier)
 	return a
 }
 
@@ -117,7 +122,15 @@ func (a *asker) ask(ctx context.Context, name, typ string) dnsReply {
 }
 
 func (a *asker) askServer(ctx context.Context, server, name, typ string) dnsReply {
-	k := dnsKey{server, dnsmsg.Canonical(name), typ}
+	return a.get(ctx, dnsKey{server: server, name: dnsmsg.Canonical(name), typ: typ})
+}
+
+// askUnchecked asks the resolver not to validate.
+func (a *asker) askUnchecked(ctx context.Context, name, typ string) dnsReply {
+	return a.get(ctx, dnsKey{name: dnsmsg.Canonical(name), typ: typ, unchecked: true})
+}
+
+func (a *asker) get(ctx context.Context, k dnsKey) dnsReply {
 	c := a.start(ctx, k)
 	a.mineMu.Lock()
 	a.mine[k] = c
@@ -126,7 +139,7 @@ func (a *asker) askServer(ctx context.Context, server, name, typ string) dnsRepl
 	case <-c.done:
 		return c.reply
 	case <-ctx.Done():
-		return dnsReply{name: k.name, typ: typ, state: dnsFailed, why: "the time given for the check was up"}
+		return dnsReply{name: k.name, typ: k.typ, state: dnsFailed, why: "the time given for the check was up"}
 	}
 }
 
@@ -192,6 +205,9 @@ func (a *askCore) run(ctx context.Context, k dnsKey) dnsReply {
 	case k.server != "":
 		ans, err := a.direct.QueryServer(ctx, k.server, k.name, k.typ)
 		r.read(ans, err)
+	case k.unchecked:
+		ans, err := a.unchecked.QueryUnchecked(ctx, k.name, k.typ)
+		r.read(ans, err)
 	case a.querier != nil:
 		ans, err := a.querier.Query(ctx, k.name, k.typ)
 		r.read(ans, err)
@@ -218,7 +234,7 @@ func (r *dnsReply) read(ans DNSAnswer, err error) {
 	switch {
 	case ans.RCode != dnsmsg.NoError && ans.RCode != dnsmsg.NXDomain:
 		r.servfail = ans.RCode == dnsmsg.ServFail
-		r.records, r.why = nil, "the name server replied "+dnsmsg.RCodeName(ans.RCode)
+		r.records, r.why = nil, rcodeText(ans.RCode)
 	case len(r.records) > 0:
 		r.state = dnsFound
 		r.ttl = r.records[0].TTL
@@ -230,6 +246,18 @@ func (r *dnsReply) read(ans DNSAnswer, err error) {
 	default:
 		r.state, r.ttl = dnsNoData, in.NegativeTTL()
 	}
+}
+
+// rcodeText is for people; the code in brackets is for those who search for it.
+func rcodeText(rcode int) string {
+	what := "the name server gave an error"
+	switch rcode {
+	case dnsmsg.ServFail:
+		what = "the name server could not find the answer"
+	case dnsmsg.Refused:
+		what = "the name server refuses to answer"
+	}
+	return what + " (" + dnsmsg.RCodeName(rcode) + ")"
 }
 
 func (r *dnsReply) ownRecords(all []dnsmsg.Record, t dnsmsg.Type) {

@@ -2,6 +2,7 @@ package fluxly
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -181,6 +182,8 @@ type DomainQuery struct {
 	Type string `json:"type"`
 	// Server is the name server asked directly; empty for the resolver.
 	Server string `json:"server,omitempty"`
+	// Unchecked is true when the resolver was asked not to validate.
+	Unchecked bool `json:"unchecked,omitempty"`
 	// Result is "found", "no such record", "no such name", "not found" or the
 	// reason why it could not be asked.
 	Result string   `json:"result"`
@@ -298,6 +301,9 @@ func domainName(field, s string) (string, error) {
 	if strings.Contains(name, "/") || strings.Contains(name, ":") {
 		return "", fieldErrorf(field, s, "is not a domain name; give it without scheme, port and path")
 	}
+	if !utf8.ValidString(name) {
+		return "", fieldErrorf(field, s, "is not UTF-8 text")
+	}
 	for i := range len(name) {
 		if name[i] < 0x80 {
 			continue
@@ -334,7 +340,7 @@ func (k *checker) check(ctx context.Context) (*DomainReport, error) {
 	k.report = &DomainReport{Domain: k.domain, CheckedAt: time.Now().UTC().Truncate(time.Second)}
 
 	var wg sync.WaitGroup
-	for _, f := range []func(context.Context){k.checkDKIM, k.checkReturnPath, k.checkSPF, k.checkDMARC, k.checkMailHost, k.checkZone} {
+	for _, f := range []func(context.Context){k.checkDKIM, k.checkReturnPath, k.checkSPF, k.checkDMARC, k.checkMailHost, k.checkZone, k.checkBogus} {
 		wg.Go(func() { f(ctx) })
 	}
 	for _, p := range k.Profiles {
@@ -375,6 +381,9 @@ func (k *checker) add(code string, f DomainFinding) {
 	}
 	if f.RFC == "" {
 		f.RFC = e.rfc
+	}
+	if f.Level == DomainInfo && len(f.Publish) > 0 {
+		f.Optional = true // mail does not need it
 	}
 	f.Name = strings.TrimSuffix(f.Name, ".")
 	f.Summary, f.Fix = plain(f.Summary), plain(f.Fix)
@@ -435,10 +444,7 @@ func (k *checker) finish() {
 		}
 		return strings.Compare(a.Summary, b.Summary)
 	})
-	r.Findings = k.findings
-	if r.Findings == nil {
-		r.Findings = []DomainFinding{}
-	}
+	r.Findings = fewOfEach(k.findings)
 	r.Level = DomainOK
 	for _, name := range order {
 		a := DomainArea{Name: name, Level: DomainOK, Summary: k.notes[name]}
@@ -460,6 +466,30 @@ func (k *checker) finish() {
 	r.Queries = k.ask.log()
 }
 
+// fewOfEach keeps the first findings of a kind at a name, and says how many more
+// there are: a record of 64 KB may have thousands of the same mistake.
+func fewOfEach(all []DomainFinding) []DomainFinding {
+	const few = 5
+	counts := map[[2]string]int{}
+	for _, f := range all {
+		counts[[2]string{f.Code, f.Name}]++
+	}
+	seen := map[[2]string]int{}
+	out := []DomainFinding{}
+	for _, f := range all {
+		key := [2]string{f.Code, f.Name}
+		seen[key]++
+		switch more := counts[key] - few; {
+		case seen[key] > few:
+			continue
+		case seen[key] == few && more > 0:
+			f.Summary += fmt.Sprintf(" There are %d more of this kind.", more)
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
 // ready: DKIM decides, with DMARC published. A missing include never does.
 func (k *checker) ready() bool {
 	for _, f := range k.report.Findings {
@@ -476,7 +506,7 @@ func (a *asker) log() []DomainQuery {
 	defer a.mineMu.Unlock()
 	out := make([]DomainQuery, 0, len(a.mine))
 	for k, c := range a.mine {
-		q := DomainQuery{Name: strings.TrimSuffix(k.name, "."), Type: k.typ, Server: k.server}
+		q := DomainQuery{Name: strings.TrimSuffix(k.name, "."), Type: k.typ, Server: k.server, Unchecked: k.unchecked}
 		select {
 		case <-c.done:
 			q.Found = c.reply.show()
@@ -503,6 +533,9 @@ func (a *asker) log() []DomainQuery {
 		}
 		if c := strings.Compare(x.Type, y.Type); c != 0 {
 			return c
+		}
+		if x.Unchecked != y.Unchecked {
+			return strings.Compare(boolText(x.Unchecked), boolText(y.Unchecked))
 		}
 		return strings.Compare(x.Server, y.Server)
 	})

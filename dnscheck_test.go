@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -148,6 +151,24 @@ func TestCheckDomain(t *testing.T) {
 		{name: "neither leg", zone: zone("-pm-bounces.acme.test CNAME", "-"+dkim+" TXT"), want: []string{"fail dkim_missing", "fail returnpath_missing", "fail align_none"}},
 		{name: "Return-Path elsewhere", zone: zone("-pm-bounces.acme.test CNAME", "pm-bounces.acme.test CNAME bounce.host.test"), want: []string{"info dkim_rsa_1024", "info returnpath_wrong_target"}, ready: true},
 		{name: "Return-Path proxied", zone: zone("-pm-bounces.acme.test CNAME", "pm-bounces.acme.test A 192.0.2.7"), want: []string{"info dkim_rsa_1024", "info returnpath_address"}, ready: true},
+		{name: "a wildcard address answers for the Return-Path", zone: zone("-pm-bounces.acme.test CNAME", "*.acme.test A 192.0.2.66"), want: []string{"info dkim_rsa_1024", "info returnpath_address"}, ready: true, also: func(t *testing.T, r *DomainReport) {
+			if f := finding(t, r, "returnpath_address"); !r.ReturnPath.Wildcard || !strings.Contains(f.Summary, "wildcard") {
+				t.Errorf("%+v", f)
+			}
+		}},
+		{name: "a wildcard alias answers for the Return-Path", zone: zone("-pm-bounces.acme.test CNAME", "*.acme.test CNAME www.host.test"), want: []string{"info dkim_rsa_1024", "info returnpath_wrong_target"}, ready: true, also: func(t *testing.T, r *DomainReport) {
+			if f := finding(t, r, "returnpath_wrong_target"); !r.ReturnPath.Wildcard || !strings.Contains(f.Summary, "wildcard") || len(f.Publish[0].Replaces) > 0 {
+				t.Errorf("%+v", f)
+			}
+		}},
+		{name: "a proxy flattens the DKIM host", zone: zone("-"+dkim+" TXT", dkim+" A 192.0.2.7"), check: DomainCheck{DKIMValue: testKey}, want: []string{"fail dkim_address", "warn align_dkim"}},
+		{name: "wildcard answers for DMARC", zone: zone("-_dmarc.acme.test TXT", `*.acme.test TXT "v=spf1 -all"`), want: []string{"info dkim_rsa_1024", "fail dmarc_missing", "warn dmarc_other_txt"}},
+		{name: "DMARC and a copy with quotes", zone: zone("_dmarc.acme.test TXT \"v=DMARC1; p=reject; rua=mailto:d@acme.test\"", "_dmarc.acme.test TXT \"“v=DMARC1; p=none”\""), want: []string{"info dkim_rsa_1024", "warn dmarc_near_miss"}, ready: true},
+		{name: "SPF at www in place of the apex", zone: zone("-acme.test TXT", `_spf.acme.test TXT "v=spf1 include:_spf.office.test -all"`), want: []string{"info dkim_rsa_1024", "warn spf_wrong_host", "info spf_missing"}, ready: true, also: func(t *testing.T, r *DomainReport) {
+			if f := finding(t, r, "spf_wrong_host"); len(f.Publish) != 1 || f.Publish[0].Name != "acme.test" || f.Publish[0].Value != "v=spf1 include:_spf.office.test -all" {
+				t.Errorf("%+v", f.Publish)
+			}
+		}},
 		{name: "records beside the Return-Path alias", zone: zone(`pm-bounces.acme.test TXT "x"`), want: []string{"info dkim_rsa_1024", "warn returnpath_beside"}, ready: true},
 		{name: "strict SPF alignment", zone: zone(`_dmarc.acme.test TXT "v=DMARC1; p=reject; rua=mailto:d@acme.test; aspf=s"`), want: []string{"info dkim_rsa_1024", "info align_spf_strict"}, ready: true},
 		{name: "no SPF", zone: zone("-acme.test TXT"), want: []string{"info dkim_rsa_1024", "info spf_missing"}, ready: true},
@@ -361,6 +382,7 @@ func TestCheckDomainNames(t *testing.T) {
 		{"https://acme.test/", ""},
 		{"acme.test\n", ""},
 		{"acme\x00.test", ""},
+		{"\xd2.test", ""},
 	}
 	for _, tt := range tests {
 		r, err := CheckDomain(t.Context(), tt.in, DomainCheck{Resolver: testClient(t, s), CacheOnly: true, ReturnPath: "pm-bounces.acme.test", DMARCReports: "dmarc@acme.test"})
@@ -463,6 +485,31 @@ func TestCheckDomainRootDot(t *testing.T) {
 	t.Parallel()
 	s := dnstest.Start(t, zone(`acme.test TXT "v=spf1 a mx include:spf.mtasv.net ~all"`))
 	checkZoneText(t, zone(), DomainCheck{Resolver: dotResolver{testClient(t, s), t}})
+}
+
+// Each code is asked for by name in a test, or stands in a golden file.
+func TestEveryCodeIsTested(t *testing.T) {
+	t.Parallel()
+	var all strings.Builder
+	for _, pattern := range []string{"dns*_test.go", filepath.Join("testdata", "dnscheck", "*.golden")} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatal(pattern, err)
+		}
+		for _, f := range files {
+			data, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.Write(data)
+		}
+	}
+	text := all.String()
+	for code := range findingCatalogue {
+		if !regexp.MustCompile(`[" ]` + code + `[":]`).MatchString(text) {
+			t.Errorf("no test asks for %s", code)
+		}
+	}
 }
 
 func TestCatalogue(t *testing.T) {

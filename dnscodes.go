@@ -10,7 +10,7 @@ type findingEntry struct {
 
 const (
 	whyDKIM   = "Without a sound DKIM key, mail cannot prove that it comes from you; Postmark will not send it, or it lands in spam."
-	whySPF    = "Receivers treat the whole SPF record as an error."
+	whySPF    = "Receivers treat the whole SPF record as an error. That harms mail which others than Postmark send for the domain."
 	whyDMARC  = "Large receivers ask senders for a DMARC record, and without one anybody can send in your name."
 	whyReturn = "With the alias, bounces go to a host under your own domain, and SPF counts for DMARC beside DKIM."
 	whySpoof  = "Anybody can send mail in your name from there, and it passes SPF."
@@ -26,6 +26,7 @@ var findingCatalogue = map[string]findingEntry{
 	"dkim_multiple":        {DomainFail, "DKIM", "RFC 6376 section 3.6.2.2", "Which key a verifier takes is undefined, so signatures fail at random."},
 	"dkim_not_a_key":       {DomainFail, "DKIM", "RFC 6376 section 3.6.1", whyDKIM},
 	"dkim_other_txt":       {DomainWarn, "DKIM", "RFC 6376 section 3.6.2.2", "A verifier that takes the wrong record finds no key."},
+	"dkim_address":         {DomainFail, "DKIM", "RFC 6376 section 3.6.2", whyDKIM},
 	"dkim_cname":           {DomainInfo, "DKIM", "RFC 1034 section 3.6.2", "The key is then in the hands of whoever runs the target."},
 	"dkim_cname_dangling":  {DomainFail, "DKIM", "RFC 1034 section 3.6.2", whyDKIM},
 	"dkim_cname_loop":      {DomainFail, "DKIM", "RFC 1034 section 3.6.2", whyDKIM},
@@ -69,6 +70,9 @@ var findingCatalogue = map[string]findingEntry{
 	"spf_pass_all":          {DomainFail, "SPF", "RFC 7208 section 5.1", whySpoof},
 	"spf_wide_network":      {DomainFail, "SPF", "RFC 7208 section 5.6", whySpoof},
 	"spf_repeated_version":  {DomainWarn, "SPF", "RFC 7208 section 4.5", "Receivers skip it, and some treat the record as an error."},
+	"spf_ignored_term":      {DomainWarn, "SPF", "RFC 7208 section 6", "The sender that it names is not authorised."},
+	"spf_split":             {DomainFail, "SPF", "RFC 7208 section 3.3", "The strings of a record are joined without a blank, so two terms run into one and the record is an error."},
+	"spf_cut":               {DomainFail, "SPF", "RFC 7208 section 3.3", "Whatever stood behind the cut does not count: those senders are not authorised."},
 	"spf_neutral_all":       {DomainWarn, "SPF", "RFC 7208 section 8.2", "The record does not protect the domain."},
 	"spf_no_all":            {DomainWarn, "SPF", "RFC 7208 section 4.7", "The record does not protect the domain."},
 	"spf_after_all":         {DomainWarn, "SPF", "RFC 7208 section 5.1", "What stands there was meant to count and does not."},
@@ -127,6 +131,11 @@ var findingCatalogue = map[string]findingEntry{
 	"zone_resolver_fails":   {DomainWarn, "Zone", "RFC 4035 section 5.5", "Receivers whose resolvers fail alike treat your records as unreachable."},
 	"zone_long_ttl":         {DomainWarn, "Zone", "RFC 1035 section 3.2.1", "Mistakes and corrections both live that long."},
 
+	"postmark_dkim":        {DomainFail, "postmark", "", "Postmark sends for a domain only when it has seen the key, or signs with a domain that is not yours."},
+	"postmark_return_path": {DomainInfo, "postmark", "", "Postmark then uses a bounce address of its own, which works and does not count for your domain."},
+	"postmark_dmarc":       {DomainWarn, "postmark", "RFC 9989 section 4.10", "Postmark sends without it; Gmail, Yahoo and Microsoft expect it."},
+	"postmark_unknown":     {DomainUnknown, "postmark", "", ""},
+
 	"bulk_alignment": {DomainFail, "bulk-sender", "RFC 9989 section 4.4", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
 	"bulk_dmarc":     {DomainFail, "bulk-sender", "RFC 9989 section 4.7", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
 	"bulk_spf":       {DomainFail, "bulk-sender", "RFC 7208 section 4.6", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
@@ -171,6 +180,7 @@ var spfFixes = map[string]string{ //nolint:gosec // G101 takes "token" and the l
 	"pass_all":         "Write ~all in its place.",
 	"wide_network":     "Name the networks that really send, with longer prefixes.",
 	"repeated_version": "Keep v=spf1 at the start only, and one \"all\" at the end.",
+	"ignored_term":     "Write a colon in place of the equals sign.",
 	"neutral_all":      "Write ~all in its place.",
 	"no_all":           "Add ~all at the end.",
 	"after_all":        "Move it before \"all\", or delete it.",

@@ -175,13 +175,16 @@ func (k *checker) dkimHost(ctx context.Context, t dkimTarget) DKIMReport {
 		r.Aliases = append(r.Aliases, strings.TrimSuffix(n, "."))
 	}
 	found := ans.texts()
+	mended := sync.OnceValue(func() string { return mendDKIM(found) })
 	add := func(code, summary, fix string) {
 		if t.role == "revoked" {
 			return
 		}
 		f := DomainFinding{Name: t.host, Type: "TXT", Found: found, Summary: summary, Fix: fix}
-		if t.value != "" && findingCatalogue[code].level == DomainFail {
+		if t.value != "" && code != "dkim_cname" && findingCatalogue[code].level.rank() >= DomainWarn.rank() {
 			f.Publish = []DomainRecord{txtRecord(t.host, t.value, found...)}
+		} else if t.value == "" && mendableDKIM[code] && mended() != "" {
+			f.Publish = []DomainRecord{txtRecord(t.host, mended(), found...)}
 		}
 		k.add(code, f)
 	}
@@ -256,8 +259,21 @@ func loops(chain []string, start string) bool {
 func (k *checker) dkimMissing(ctx context.Context, t dkimTarget, add func(code, summary, fix string), copyIt string) {
 	doubled := t.host + "." + t.domain
 	if r := k.ask.ask(ctx, doubled, "TXT"); r.state == dnsFound && slices.ContainsFunc(r.texts(), looksLikeDKIM) {
-		add("dkim_doubled_host", "The key stands at "+doubled+": the DNS panel added the domain a second time.",
-			"In the panel, enter "+strings.TrimSuffix(t.host, "."+k.domain)+" as the host, without the domain.")
+		value := t.value
+		if value == "" {
+			value = r.texts()[slices.IndexFunc(r.texts(), looksLikeDKIM)]
+		}
+		k.add("dkim_doubled_host", DomainFinding{
+			Name: doubled, Type: "TXT", Found: r.show(),
+			Summary: "The DKIM key was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time.",
+			Fix:     "Delete that record and enter it again, with " + strings.TrimSuffix(t.host, "."+k.domain) + " as the host, without the domain.",
+			Publish: []DomainRecord{txtRecord(t.host, value)},
+		})
+		return
+	}
+	if a := k.ask.addrs(ctx, t.host); a.state == dnsFound {
+		add("dkim_address", "At "+t.host+" stands an address in place of the DKIM key. Either a proxy of the DNS panel is switched on for it, or a wildcard record (*) of the zone answers there.",
+			"Switch the proxy off for this record (\"DNS only\"). "+copyIt)
 		return
 	}
 	add("dkim_missing", "There is no DKIM key at "+t.host+".", copyIt)
@@ -271,7 +287,7 @@ func (k *checker) dkimKey(r *DKIMReport, t dkimTarget, add func(code, summary, f
 			r.State = "broken"
 		}
 		fix := copyIt
-		if findingCatalogue[p.code].level != DomainFail {
+		if p.fix != "" || findingCatalogue[p.code].level != DomainFail {
 			fix = p.fix
 		}
 		add(p.code, p.text, fix)
@@ -289,6 +305,29 @@ func (k *checker) dkimKey(r *DKIMReport, t dkimTarget, add func(code, summary, f
 		r.State = "broken"
 		add("dkim_key_differs", "The key at "+t.host+" is not the one that Postmark signs with.", copyIt)
 	}
+}
+
+// mendableDKIM are the findings about what stands around a key.
+var mendableDKIM = map[string]bool{
+	"dkim_syntax": true, "dkim_version": true, "dkim_empty_tag": true, "dkim_testing": true, "dkim_sha1_only": true, "dkim_no_email": true, "dkim_other_txt": true,
+}
+
+// mendDKIM writes a key record anew when the key in it is sound and only what
+// stands around it is not.
+func mendDKIM(found []string) string {
+	keys := slices.DeleteFunc(slices.Clone(found), func(s string) bool { return !looksLikeDKIM(s) })
+	if len(keys) != 1 {
+		return ""
+	}
+	k := parseDKIMKey(keys[0])
+	mended := "k=" + k.kind + "; p=" + k.p
+	if k.strict {
+		mended = "k=" + k.kind + "; t=s; p=" + k.p
+	}
+	if k.p == "" || slices.ContainsFunc(parseDKIMKey(mended).problems, func(p dkimProblem) bool { return findingCatalogue[p.code].level.rank() >= DomainWarn.rank() }) {
+		return ""
+	}
+	return mended
 }
 
 type dkimProblem struct{ code, text, fix string }

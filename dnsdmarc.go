@@ -136,7 +136,8 @@ func (k *checker) checkDMARC(ctx context.Context) {
 		k.add("dmarc_multiple", DomainFinding{
 			Name: own.reply.name, Type: "TXT", Found: own.texts,
 			Summary: fmt.Sprintf("There are %d DMARC records at _dmarc.%s; receivers then use none of them.", len(own.texts), k.domain),
-			Fix:     "Keep exactly one of them.",
+			Fix:     "Delete them all and publish the one below. It has the mildest policy of them; the steps to a stricter one come after.",
+			Publish: []DomainRecord{k.dmarcOfMany(own)},
 		})
 		return
 	case len(own.texts) == 1 && own.rec == nil:
@@ -198,11 +199,12 @@ func (k *checker) dmarcTexts(own dmarcNode) (meant bool) {
 				Summary: "A TXT record at _dmarc." + k.domain + " looks like DMARC but is not read as such: " + why + ".",
 				Fix:     "Replace it by the record below.",
 			}
-			f.Publish = []DomainRecord{k.dmarcProposal()}
-			if mended := mendDMARC(t); mended != "" {
-				f.Publish[0] = txtRecord("_dmarc."+k.domain, mended)
+			if len(own.texts) > 0 {
+				f.Level, f.Fix = DomainWarn, "Delete it; the domain has a DMARC record beside it."
+				k.add("dmarc_near_miss", f)
+				continue
 			}
-			f.Publish[0].Replaces = []string{t}
+			f.Publish = []DomainRecord{txtRecord("_dmarc."+k.domain, mendDMARC(t, k.DMARCReports), t)}
 			k.add("dmarc_near_miss", f)
 			meant = true
 			continue
@@ -214,6 +216,18 @@ func (k *checker) dmarcTexts(own dmarcNode) (meant bool) {
 		})
 	}
 	return meant
+}
+
+// dmarcOfMany is the record to publish in place of several.
+func (k *checker) dmarcOfMany(own dmarcNode) DomainRecord {
+	var best *dmarcRecord
+	for _, t := range own.texts {
+		d := parseDMARC(t)
+		if best == nil || d.usable && (!best.usable || slices.Index(dmarcPolicies, d.p) < slices.Index(dmarcPolicies, best.p)) {
+			best = d
+		}
+	}
+	return txtRecord("_dmarc."+k.domain, best.mended(k.DMARCReports), own.texts...)
 }
 
 func (k *checker) dmarcProposal() DomainRecord {
@@ -228,7 +242,7 @@ func (k *checker) dmarcMissing(ctx context.Context) {
 			Name: k.domain, Type: "TXT", Found: []string{t},
 			Summary: "The DMARC record stands at " + k.domain + " instead of _dmarc." + k.domain + ", where nobody looks for it.",
 			Fix:     "Move it: the host in the DNS panel is _dmarc.",
-			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, t)},
+			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, parseDMARC(t).mended(k.DMARCReports))},
 		})
 		return
 	}
@@ -236,9 +250,9 @@ func (k *checker) dmarcMissing(ctx context.Context) {
 	if r := k.ask.ask(ctx, doubled, "TXT"); slices.ContainsFunc(r.texts(), isDMARC) {
 		k.add("dmarc_doubled_host", DomainFinding{
 			Name: doubled, Type: "TXT", Found: r.show(),
-			Summary: "The DMARC record stands at " + doubled + ": the DNS panel added the domain a second time.",
+			Summary: "The DMARC record was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time.",
 			Fix:     "In the panel, enter _dmarc as the host, without the domain.",
-			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, r.texts()[0])},
+			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, parseDMARC(r.texts()[slices.IndexFunc(r.texts(), isDMARC)]).mended(k.DMARCReports))},
 		})
 		return
 	}
@@ -252,16 +266,13 @@ func (k *checker) dmarcMissing(ctx context.Context) {
 
 // dmarcProblems files what the parser says.
 func (k *checker) dmarcProblems(n dmarcNode, d *dmarcRecord) {
+	if len(d.problems) == 0 {
+		return
+	}
+	// Once: there may be thousands of problems in one record.
+	found, publish := []string{d.text}, []DomainRecord{txtRecord(n.reply.name, d.mended(k.DMARCReports), d.text)}
 	for _, p := range d.problems {
-		f := DomainFinding{Name: n.reply.name, Type: "TXT", Found: []string{d.text}, Summary: p.text, Fix: p.fix}
-		switch p.code {
-		case "dmarc_bad_policy":
-			f.Publish = []DomainRecord{k.dmarcProposal()}
-			f.Publish[0].Replaces = []string{d.text}
-		case "dmarc_no_policy":
-			f.Publish = []DomainRecord{txtRecord(n.reply.name, d.withPolicy("none"), d.text)}
-		}
-		k.add(p.code, f)
+		k.add(p.code, DomainFinding{Name: n.reply.name, Type: "TXT", Found: found, Summary: p.text, Fix: p.fix, Publish: publish})
 	}
 }
 
@@ -301,25 +312,29 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 		return v != "" && slices.Index(dmarcPolicies, v) < slices.Index(dmarcPolicies, d.p)
 	}
 	if weaker(d.sp) {
-		add("dmarc_sp_weaker", fmt.Sprintf("Subdomains are protected less (sp=%s) than the domain itself (p=%s); forgers use any subdomain.", d.sp, d.p), "Remove sp, or set sp="+d.p+" once mail from subdomains passes.")
+		k.add("dmarc_sp_weaker", DomainFinding{
+			Name: n.reply.name, Type: "TXT", Found: found, Optional: true,
+			Summary: fmt.Sprintf("Subdomains are protected less (sp=%s) than the domain itself (p=%s); forgers use any subdomain.", d.sp, d.p),
+			Fix:     "Once mail from your subdomains passes, publish this; without sp they follow p.",
+			Publish: []DomainRecord{txtRecord(n.reply.name, d.withoutSP(k.DMARCReports), d.text)},
+		})
 	}
 	if weaker(d.np) {
-		add("dmarc_np_weaker", fmt.Sprintf("Subdomains that do not exist are protected less (np=%s) than the domain itself (p=%s); no true mail comes from those.", d.np, d.p), "Set np=reject.")
+		add("dmarc_np_weaker", fmt.Sprintf("Subdomains that do not exist are protected less (np=%s) than the domain itself (p=%s); no true mail comes from those.", d.np, d.p), "Set np=reject.", txtRecord(n.reply.name, d.mended(k.DMARCReports), d.text))
 	}
 	if rep.Policy == "none" && !rep.Inherited {
-		add("dmarc_p_none", "The policy is none: receivers report, but let forged mail through.", "See the next step below.")
+		add("dmarc_p_none", "The policy is none: receivers report, but let forged mail through.", "Nothing today. The report names the next step, and what must be true before it.")
 	}
 	if len(d.rua) == 0 {
-		with := strings.TrimRight(d.text, "; ") + "; rua=mailto:" + k.DMARCReports
+		what := "has no report address (rua)"
 		if _, has := d.list.Get("rua"); has {
-			add("dmarc_no_reports", "The DMARC record has no usable report address (rua), so nobody sees which mail fails.", "Correct rua: mailto:"+k.DMARCReports+".")
-		} else {
-			add("dmarc_no_reports", "The DMARC record has no report address (rua), so nobody sees which mail fails.",
-				"Publish this, with a mailbox that exists.", txtRecord(n.reply.name, with, d.text))
+			what = "has no usable report address (rua)"
 		}
+		add("dmarc_no_reports", "The DMARC record "+what+", so nobody sees which mail fails.",
+			"Publish this, with a mailbox that exists.", txtRecord(n.reply.name, d.mended(k.DMARCReports), d.text))
 	}
 	k.reportHosts(ctx, rep, n)
-	rep.Next = n.nextStep()
+	rep.Next = n.nextStep(k.DMARCReports)
 	k.note("DMARC", fmt.Sprintf("record found at %s, policy %s", rep.Host, rep.Policy))
 }
 
@@ -334,19 +349,27 @@ func (k *checker) exists(ctx context.Context) bool {
 	return !mx.absent() || !a.absent()
 }
 
-// nextStep is the ratchet.
-func (n *dmarcNode) nextStep() *DMARCStep {
+// nextStep is the ratchet. It starts from the record as it should be, so that a
+// step taken does not bring a fault back.
+func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	d := n.rec
-	if t, ok := d.list.Get("t"); ok && d.testing {
-		text := d.text[:t.ValuePos] + "n" + d.text[t.ValuePos+len(t.Value):]
-		return &DMARCStep{Policy: d.p, Publish: txtRecord(n.reply.name, text, d.text), When: []string{"two weeks of reports show that all mail you know of passes DMARC"}}
+	base := parseDMARC(d.mended(reports))
+	step := func(policy, text string, when ...string) *DMARCStep {
+		return &DMARCStep{Policy: policy, Publish: txtRecord(n.reply.name, text, d.text), When: when}
+	}
+	if t, ok := base.list.Get("t"); ok && d.testing {
+		text := base.text[:t.ValuePos] + "n" + base.text[t.ValuePos+len(t.Value):]
+		return step(d.p, text, "two weeks of reports show that all mail you know of passes DMARC")
 	}
 	i := slices.Index(dmarcPolicies, d.p)
 	if i == len(dmarcPolicies)-1 {
+		if d.sp != "" && d.sp != d.p {
+			return step(d.p, d.withoutSP(reports), "two weeks of reports show that all mail from your subdomains passes DMARC too")
+		}
 		return nil
 	}
 	next := dmarcPolicies[i+1]
-	s := &DMARCStep{Policy: next, Publish: txtRecord(n.reply.name, d.withPolicy(next), d.text)}
+	s := step(next, base.withPolicy(next))
 	if len(d.rua) == 0 {
 		s.When = append(s.When, "a report address (rua) is published and its mailbox is read")
 	}
@@ -375,7 +398,8 @@ func (k *checker) reportHosts(ctx context.Context, rep *DMARCReport, n *dmarcNod
 			continue
 		}
 		seen[host] = true
-		if _, err := domainName("rua", host); err != nil {
+		ascii, err := domainName("rua", host)
+		if err != nil {
 			k.add("dmarc_report_uri", DomainFinding{
 				Name: n.reply.name, Type: "TXT", Found: []string{n.rec.text},
 				Summary: fmt.Sprintf("The report address %q has a host that cannot exist.", clip(addr, 60)),
@@ -383,7 +407,7 @@ func (k *checker) reportHosts(ctx context.Context, rep *DMARCReport, n *dmarcNod
 			})
 			continue
 		}
-		wg.Go(func() { k.reportHost(ctx, rep, n, host) })
+		wg.Go(func() { k.reportHost(ctx, rep, n, ascii) })
 	}
 	wg.Wait()
 }

@@ -2,8 +2,10 @@ package fluxly
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/getfluxly/fluxly/internal/taglist"
 )
@@ -19,6 +21,7 @@ type dmarcRecord struct {
 	psd          string // "y", "n" or "u"
 	testing      bool
 	rua, ruf     []string // addresses of mailto: URIs
+	again        bool     // its semicolons have been put in
 	usable       bool     // a receiver applies it
 	problems     []dmarcProblem
 	pPos, pWidth int // where the value of p stands; width 0 when there is none
@@ -56,6 +59,8 @@ func nearDMARC(s string) string {
 			return "a blank stands before v=DMARC1"
 		}
 		return "a quotation mark or another invisible character stands before v=DMARC1"
+	case strings.HasPrefix(t, "v=DMARC1 ") || strings.HasPrefix(t, "v=DMARC1,"):
+		return "a semicolon must stand between the tags, the first right after v=DMARC1"
 	case strings.HasPrefix(lower, "v=dmarc1"):
 		return "the version must be written v=DMARC1, in capitals and followed by a semicolon"
 	case strings.HasPrefix(lower, "v=dmarc") || strings.HasPrefix(lower, "dmarc1"):
@@ -68,7 +73,14 @@ func nearDMARC(s string) string {
 	return ""
 }
 
-var dmarcPolicies = []string{"none", "quarantine", "reject"}
+var (
+	dmarcPolicies = []string{"none", "quarantine", "reject"}
+	// dmarcValues are the tags with a fixed set of values.
+	dmarcValues = map[string][]string{
+		"sp": dmarcPolicies, "np": dmarcPolicies, "adkim": {"r", "s"}, "aspf": {"r", "s"}, "psd": {"y", "n", "u"}, "t": {"y", "n"},
+	}
+	dmarcFailureOptions = []string{"0", "1", "d", "s"}
+)
 
 // parseDMARC reads a record for which isDMARC holds.
 func parseDMARC(text string) *dmarcRecord {
@@ -113,7 +125,8 @@ func parseDMARC(text string) *dmarcRecord {
 
 func (d *dmarcRecord) tag(t taglist.Tag, bad func(code, fix, format string, args ...any)) {
 	v := strings.ToLower(t.Value)
-	oneOf := func(into *string, values ...string) {
+	oneOf := func(into *string) {
+		values := dmarcValues[t.Key]
 		if slices.Contains(values, v) {
 			*into = v
 			return
@@ -123,22 +136,22 @@ func (d *dmarcRecord) tag(t taglist.Tag, bad func(code, fix, format string, args
 	switch t.Key {
 	case "v", "p":
 	case "sp":
-		oneOf(&d.sp, dmarcPolicies...)
+		oneOf(&d.sp)
 	case "np":
-		oneOf(&d.np, dmarcPolicies...)
+		oneOf(&d.np)
 	case "adkim":
-		oneOf(&d.adkim, "r", "s")
+		oneOf(&d.adkim)
 	case "aspf":
-		oneOf(&d.aspf, "r", "s")
+		oneOf(&d.aspf)
 	case "psd":
-		oneOf(&d.psd, "y", "n", "u")
+		oneOf(&d.psd)
 	case "t":
 		flag := "n"
-		oneOf(&flag, "y", "n")
+		oneOf(&flag)
 		d.testing = flag == "y"
 	case "fo":
 		for _, o := range strings.Split(v, ":") {
-			if o = strings.TrimSpace(o); !slices.Contains([]string{"0", "1", "d", "s"}, o) {
+			if o = strings.TrimSpace(o); !slices.Contains(dmarcFailureOptions, o) {
 				bad("dmarc_fo", "Use 0, 1, d or s, with colons between them; fo=1 is usual.", "The tag fo of the DMARC record has the unknown option %q.", clip(o, 20))
 			}
 		}
@@ -184,21 +197,116 @@ func uris(t taglist.Tag, bad func(code, fix, format string, args ...any)) (out [
 }
 
 // mendDMARC writes a text that was meant as a record as one: the version first,
-// and without what panels and copying add. It returns "" when that is no use.
-func mendDMARC(s string) string {
+// and without what panels and copying add.
+func mendDMARC(s, reports string) string {
 	const junk = " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u00a0\ufeff"
 	s = strings.ReplaceAll(strings.Trim(s, junk), `\;`, ";")
 	out := []string{"v=DMARC1"}
-	for _, t := range taglist.Parse(s, true).Tags {
+	for _, t := range taglist.Parse(semicolons(s), true).Tags {
 		if t.Key != "v" {
 			out = append(out, t.Key+"="+t.Value)
 		}
 	}
-	mended := strings.Join(out, "; ")
-	if r := parseDMARC(mended); len(r.problems) > 0 {
-		return ""
+	return parseDMARC(strings.Join(out, "; ")).mended(reports)
+}
+
+// mended is the record with everything corrected that parseDMARC has a word
+// about, in the order in which its tags stand. What was published twice is
+// taken once, of two policies the milder one; what cannot be read goes.
+// reports is the address to use where none is left.
+func (d *dmarcRecord) mended(reports string) string {
+	policy := d.p
+	weak := func(v string) bool {
+		return slices.Contains(dmarcPolicies, v) && slices.Index(dmarcPolicies, v) < slices.Index(dmarcPolicies, policy)
 	}
-	return mended
+	if len(d.problems) == 0 && len(d.rua) > 0 && !weak(d.np) {
+		return d.text
+	}
+	if !d.again {
+		if a := parseDMARC(semicolons(d.text)); isDMARC(a.text) {
+			a.again = true
+			return a.mended(reports)
+		}
+	}
+	for _, t := range d.list.Tags {
+		if v := strings.ToLower(t.Value); t.Key == "p" && weak(v) {
+			policy = v
+		}
+	}
+	out := []string{"v=DMARC1", "p=" + policy}
+	seen := map[string]bool{"v": true, "p": true}
+	for _, t := range d.list.Tags {
+		if seen[t.Key] {
+			continue
+		}
+		seen[t.Key] = true
+		value := strings.ToLower(t.Value)
+		switch t.Key {
+		case "rua", "ruf":
+			list := mendURIs(t.Value)
+			if len(list) == 0 && t.Key == "rua" {
+				list = []string{"mailto:" + reports}
+			}
+			value = strings.Join(list, ",")
+		case "fo":
+			options := slices.DeleteFunc(splitList(value), func(o string) bool { return !slices.Contains(dmarcFailureOptions, o) })
+			value = strings.Join(options, ":")
+		default:
+			switch {
+			case !slices.Contains(dmarcValues[t.Key], value):
+				value = ""
+			case t.Key == "np" && weak(value):
+				value = "reject" // no true mail comes from a name that is not there
+			}
+		}
+		if value != "" {
+			out = append(out, t.Key+"="+value)
+		}
+	}
+	if !seen["rua"] {
+		out = append(out, "rua=mailto:"+reports)
+	}
+	return strings.Join(out, "; ")
+}
+
+// semicolons puts them where a blank or a comma alone stands between two tags.
+func semicolons(s string) string { return betweenTags().ReplaceAllString(s, "; $1=") }
+
+var betweenTags = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)[ \t,]*[ \t,;][ \t,]*\b(v|p|sp|np|adkim|aspf|rua|ruf|fo|pct|rf|ri|t|psd)[ \t]*=[ \t]*`)
+})
+
+// withoutSP is the mended record without sp, so that subdomains follow p.
+func (d *dmarcRecord) withoutSP(reports string) string {
+	var out []string
+	for _, t := range parseDMARC(d.mended(reports)).list.Tags {
+		if t.Key != "sp" {
+			out = append(out, t.Name+"="+t.Value)
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+// mendURIs keeps at most two addresses that can take reports.
+func mendURIs(list string) (out []string) {
+	for u := range strings.SplitSeq(list, ",") {
+		u, _, _ = strings.Cut(strings.TrimSpace(u), "!")
+		if len(u) > 7 && strings.EqualFold(u[:7], "mailto:") {
+			u = u[7:]
+		}
+		local, host, ok := strings.Cut(u, "@")
+		name, err := domainName("rua", host)
+		if !ok || err != nil || local == "" || strings.ContainsFunc(local, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`;:"\<>()[]`, c) }) {
+			continue
+		}
+		if !strings.EqualFold(name, host) { // IDN
+			u = local + "@" + name
+		}
+		if out = append(out, "mailto:"+u); len(out) == 2 {
+			break
+		}
+	}
+	return out
 }
 
 // withPolicy is the record with another p, every other byte kept.

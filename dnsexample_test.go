@@ -27,7 +27,7 @@ func ExampleDomainReport_Zone() {
 	// Output:
 	// ; records for acme.test
 	//
-	// ; There is no alias at pm-bounces.acme.test, so mail goes out with Postmark's own bounce address and SPF does not align with your domain. (returnpath_missing)
+	// ; There is no alias at pm-bounces.acme.test, so mail goes out with Postmark's own bounce address, and SPF does not count for your domain. (returnpath_missing)
 	// ; optional: pm-bounces.acme.test.	300	IN	CNAME	pm.mtasv.net.
 	//
 	// ; The DMARC record has no report address (rua), so nobody sees which mail fails. (dmarc_no_reports)

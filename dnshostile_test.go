@@ -2,7 +2,9 @@ package fluxly
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -51,6 +53,8 @@ func TestCheckDomainHostileRecords(t *testing.T) {
 		{"1,000 includes", one(thousand+" -all") + targets.String(), []string{"fail spf_too_many_lookups", "warn spf_large_set", "warn spf_long_record", "info spf_same_include"}},
 		{"60 KB of TXT", flood.String() + one("v=spf1 -all"), []string{"warn spf_large_set"}},
 		{"4 KB of record", one("v=spf1 " + strings.Repeat("ip4:192.0.2.1 ", 290) + "-all"), []string{"warn spf_large_set", "warn spf_long_record", "info spf_covered_network"}},
+		{"64 KB of record", one("v=spf1 " + strings.Repeat("ip4:192.0.2.1 ", 4500) + "-all"), []string{"warn spf_large_set", "warn spf_long_record", "info spf_covered_network"}},
+		{"64 KB of mistakes", one("v=spf1 " + strings.Repeat("moo:x% ", 9000) + "-all"), []string{"fail spf_syntax", "warn spf_large_set", "warn spf_long_record"}},
 		{"binary", one("v=spf1 \x00\xff\x01 -all"), []string{"fail spf_syntax"}},
 		{"letters that look the same", one("v=ѕpf1 -all"), []string{"warn spf_near_miss"}},
 		{"a domain of them", one("v=spf1 include:аcme.test -all"), []string{"fail spf_syntax"}},
@@ -92,24 +96,93 @@ func TestCheckDomainHostileRecords(t *testing.T) {
 			if n := len(s.Asked()); n > 70 {
 				t.Errorf("%d questions", n)
 			}
-			if len(r.Text()) > 1<<20 {
-				t.Errorf("a report of %d bytes", len(r.Text()))
+			data, err := json.Marshal(r)
+			if err != nil || len(data) > 4<<20 || len(r.Text()) > 1<<20 {
+				t.Errorf("%v, a report of %d bytes, %d as JSON", err, len(r.Text()), len(data))
 			}
 		})
 	}
 }
 
-// A signed zone that the resolver refuses while the zone's servers answer.
+// The same for DMARC and DKIM: records without end, and with every byte.
+func TestCheckDomainHostileLists(t *testing.T) {
+	t.Parallel()
+	dkim := testSelector + "._domainkey.acme.test"
+	var bytes strings.Builder
+	for i := range 256 {
+		bytes.WriteByte(byte(i))
+	}
+	for name, text := range map[string]string{
+		"semicolons": strings.Repeat(";", 60000), "tags": strings.Repeat("aa=b;", 12000), "addresses": "rua=" + strings.Repeat("mailto:a@b.test,", 3900),
+		"bytes": bytes.String(), "key": "p=" + strings.Repeat("A", 60000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := checkZoneText(t, zone("-"+dkim+" TXT", dkim+" TXT"+quoted("v=DKIM1; "+text), "-_dmarc.acme.test TXT", "_dmarc.acme.test TXT"+quoted("v=DMARC1; p=none; "+text)), DomainCheck{})
+			data, err := json.Marshal(r)
+			if err != nil || len(data) > 4<<20 || len(r.Findings) > 60 {
+				t.Errorf("%v, %d findings, %d bytes", err, len(r.Findings), len(data))
+			}
+			if r.DKIM[0].State == "unknown" || r.DMARC.State == "unknown" || r.DMARC.State == "missing" {
+				t.Errorf("DKIM %s, DMARC %s", r.DKIM[0].State, r.DMARC.State)
+			}
+		})
+	}
+}
+
+// A validating resolver refuses the domain: whether DNSSEC is the reason shows
+// when it is asked not to validate. The zone's own servers answer all the while.
 func TestCheckDomainBogus(t *testing.T) {
 	t.Parallel()
-	cache, own := dnstest.Start(t, zone("acme.test DS x")), dnstest.Start(t, zone())
-	cache.Fail("acme.test", "TXT", dnstest.Fault{RCode: 2})
-	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: zoneClient(t, cache, own, own), Profiles: []DomainProfile{DNSSEC}})
-	if err != nil {
-		t.Fatal(err)
+	tests := []struct {
+		name     string
+		fault    dnstest.Fault
+		profiles []DomainProfile
+		want     []string // of the areas Zone and dnssec
+	}{
+		{"wrong signatures", dnstest.Fault{Bogus: true}, nil, []string{"fail dnssec_bogus", "warn zone_resolver_fails"}},
+		{"wrong signatures, profile", dnstest.Fault{Bogus: true}, []DomainProfile{DNSSEC}, []string{"warn zone_resolver_fails", "fail dnssec_bogus"}},
+		{"a resolver that just fails", dnstest.Fault{RCode: 2}, nil, []string{"warn zone_resolver_fails"}},
+		{"a resolver that just fails, profile", dnstest.Fault{RCode: 2}, []DomainProfile{DNSSEC}, []string{"warn zone_resolver_fails", "unknown dnssec_unasked"}},
 	}
-	finding(t, r, "dnssec_bogus")
-	finding(t, r, "zone_resolver_fails")
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			cache, own := dnstest.Start(t, zone("acme.test DS x")), dnstest.Start(t, zone())
+			cache.Fail("acme.test", "TXT", tt.fault)
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: zoneClient(t, cache, own, own), Profiles: tt.profiles})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := []string{}
+			for _, f := range r.Findings {
+				if f.Area == "Zone" || f.Area == "dnssec" {
+					got = append(got, string(f.Level)+" "+f.Code)
+				}
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("(-want +got):\n%s\n%s", d, r.Text())
+			}
+		})
+	}
+	t.Run("signed", func(t *testing.T) {
+		t.Parallel()
+		r := checkZoneText(t, zone("acme.test DS x"), DomainCheck{Profiles: []DomainProfile{DNSSEC}})
+		if i := slices.IndexFunc(r.Areas, func(a DomainArea) bool { return a.Name == "dnssec" }); i < 0 || r.Areas[i].Level != DomainOK {
+			t.Errorf("%+v", r.Areas)
+		}
+	})
+}
+
+// A resolver that answers with records of another name has answered nothing.
+func TestCheckDomainLiar(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	s.Fail("*", "*", dnstest.Fault{Liar: true})
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, DKIMValue: testKey, Resolver: testClient(t, s), CacheOnly: true})
+	if err != nil || r.Ready || r.DKIM[0].State == "ok" || r.DMARC.State == "ok" {
+		t.Errorf("%v\n%s", err, r.Text())
+	}
 }
 
 // One of two name servers is dead and the caller gives one second: all else is

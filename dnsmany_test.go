@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,6 +51,42 @@ func TestCheckDomains(t *testing.T) {
 	}
 	if n != 1 {
 		t.Errorf("spf.mtasv.net was asked %d times", n)
+	}
+}
+
+// countingResolver counts the questions that are out at the same time.
+type countingResolver struct {
+	*DNSClient
+	now, most atomic.Int64
+}
+
+func (c *countingResolver) Query(ctx context.Context, name, typ string) (DNSAnswer, error) {
+	n := c.now.Add(1)
+	defer c.now.Add(-1)
+	for m := c.most.Load(); n > m && !c.most.CompareAndSwap(m, n); m = c.most.Load() {
+	}
+	return c.DNSClient.Query(ctx, name, typ)
+}
+
+// However many domains there are, no more questions are out than was asked for.
+func TestCheckDomainsInFlight(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	s.Fail("*", "*", dnstest.Fault{Delay: time.Millisecond})
+	var domains []string
+	for i := range 60 {
+		domains = append(domains, fmt.Sprintf("d%d.acme.test=s1", i))
+	}
+	for _, want := range []int64{1, 7} {
+		c := &countingResolver{DNSClient: testClient(t, s)}
+		for _, r := range CheckDomains(t.Context(), domains, DomainCheck{Resolver: c, CacheOnly: true, InFlight: int(want), Profiles: DomainProfiles()}) {
+			if r.Err != nil {
+				t.Error(r.Err)
+			}
+		}
+		if got := c.most.Load(); got > want || got == 0 {
+			t.Errorf("%d questions at once, want at most %d", got, want)
+		}
 	}
 }
 

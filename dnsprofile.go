@@ -14,6 +14,10 @@ import (
 type DomainProfile string
 
 const (
+	// PostmarkSender is what Postmark asks before it sends for a domain and
+	// marks it as verified: its DKIM key, its Return-Path alias, and a DMARC
+	// record, as one line each. The checks behind it are always made.
+	PostmarkSender DomainProfile = "postmark"
 	// BulkSender is what Gmail, Yahoo and Microsoft ask of those who send
 	// 5,000 mails a day and more: SPF, DKIM, an aligned pass, and a DMARC
 	// record of at least p=none. (They also ask for one-click unsubscribe,
@@ -30,7 +34,7 @@ const (
 	DNSSEC DomainProfile = "dnssec"
 )
 
-var domainProfiles = []DomainProfile{BulkSender, BIMI, MTASTS, TLSRPT, DNSSEC}
+var domainProfiles = []DomainProfile{PostmarkSender, BulkSender, BIMI, MTASTS, TLSRPT, DNSSEC}
 
 // DomainProfiles lists the profiles.
 func DomainProfiles() []DomainProfile { return slices.Clone(domainProfiles) }
@@ -46,7 +50,7 @@ func (k *checker) checkProfile(ctx context.Context, p DomainProfile) {
 		k.oneRecord(ctx, p, "_smtp._tls."+k.domain, "v=TLSRPTv1", k.tlsRPT)
 	case DNSSEC:
 		k.dnssec(ctx)
-	case BulkSender: // needs no records of its own
+	case PostmarkSender, BulkSender: // need no records of their own
 	}
 }
 
@@ -66,7 +70,12 @@ func (k *checker) oneRecord(ctx context.Context, p DomainProfile, name, version 
 	}
 	switch len(texts) {
 	case 0:
-		k.add(code+"_missing", DomainFinding{Area: area, Name: name, Type: "TXT", Found: r.texts(), Summary: "There is no " + version + " record at " + name + "."})
+		f := DomainFinding{Area: area, Name: name, Type: "TXT", Found: r.texts(), Summary: "There is no " + version + " record at " + name + "."}
+		if p == TLSRPT {
+			f.Fix = "If you want such reports, publish this, with a mailbox that exists."
+			f.Publish, f.Optional = []DomainRecord{txtRecord(name, "v=TLSRPTv1; rua=mailto:"+k.DMARCReports)}, true
+		}
+		k.add(code+"_missing", f)
 	case 1:
 		k.note(area, "record found at "+name)
 		read(name, texts[0])
@@ -128,41 +137,11 @@ func (k *checker) tlsRPT(name, text string) {
 	}
 }
 
-// dnssec: a zone is signed when its parent holds a DS record for it. A
-// resolver that validates answers SERVFAIL where the signatures are wrong.
-func (k *checker) dnssec(ctx context.Context) {
-	area := string(DNSSEC)
-	if k.ask.querier == nil {
-		k.add("dnssec_unasked", DomainFinding{Area: area, Name: k.domain, Type: "DS", Summary: "DNSSEC could not be looked at, because the resolver given hides it.", Fix: "Check with a DNSClient as resolver."})
-		return
-	}
-	apex := k.domain
-	if z := k.zone(); z.apex != "" {
-		apex = z.apex
-	}
-	ds := k.ask.ask(ctx, apex, "DS")
-	own := k.ask.ask(ctx, k.domain, "TXT")
-	switch {
-	case ds.state == dnsFailed:
-		k.add("dnssec_unasked", DomainFinding{Area: area, Name: apex, Type: "DS", Summary: "Could not ask whether " + apex + " is signed: " + ds.why + "."})
-	case ds.absent():
-		k.add("dnssec_unsigned", DomainFinding{Area: area, Name: apex, Type: "DS", Summary: "The zone " + apex + " is not signed with DNSSEC."})
-	case own.servfail:
-		k.add("dnssec_bogus", DomainFinding{
-			Area: area, Name: k.domain, Type: "TXT",
-			Summary: "The zone " + apex + " is signed, and the resolver refuses its answers (SERVFAIL), as it does when signatures are wrong.",
-			Fix:     "Have the zone signed anew, or remove the DS record at the registrar until it is.",
-		})
-	case own.secure:
-		k.note(area, "signed, and validated by the resolver")
-	default:
-		k.note(area, "signed; the resolver does not say that it validates")
-	}
-}
-
 // judgeProfile draws conclusions from the whole report.
 func (k *checker) judgeProfile(p DomainProfile) {
 	switch p {
+	case PostmarkSender:
+		k.postmarkSender()
 	case BulkSender:
 		k.bulkSender()
 	case BIMI:
@@ -181,6 +160,39 @@ func (k *checker) judgeProfile(p DomainProfile) {
 			})
 		}
 	case MTASTS, TLSRPT, DNSSEC: // judged where they were asked for
+	}
+}
+
+// postmarkSender draws the line under what Postmark looks at. The findings
+// above say what to publish.
+func (k *checker) postmarkSender() {
+	r := k.report
+	ok := true
+	add := func(code, summary, fix string) {
+		ok = false
+		k.add(code, DomainFinding{Summary: summary, Fix: fix})
+	}
+	current := slices.ContainsFunc(r.DKIM, func(d DKIMReport) bool { return d.Role != "revoked" && d.State == "ok" })
+	asked := len(r.DKIM) > 0 && !slices.ContainsFunc(r.DKIM, func(d DKIMReport) bool { return d.Role != "revoked" && d.State == "unknown" })
+	switch {
+	case current:
+	case asked:
+		add("postmark_dkim", "Postmark does not see its DKIM key, so the domain is not verified there.", "See DKIM above; then press Verify in Postmark (Sender Signatures, DNS settings).")
+	default:
+		add("postmark_unknown", "Whether Postmark sees its DKIM key could not be told.", "See DKIM above.")
+	}
+	switch r.ReturnPath.State {
+	case "ok":
+	case "unknown":
+		add("postmark_unknown", "Whether Postmark sees its Return-Path alias could not be told.", "Run the check again.")
+	default:
+		add("postmark_return_path", "Postmark does not see its Return-Path alias; the custom Return-Path stays unverified there.", "See Return-Path above.")
+	}
+	if r.DMARC.State == "missing" || r.DMARC.State == "broken" {
+		add("postmark_dmarc", "Postmark advises a DMARC record, and there is no sound one.", "See DMARC above.")
+	}
+	if ok {
+		k.note(string(PostmarkSender), "DKIM and Return-Path are as Postmark wants them")
 	}
 }
 

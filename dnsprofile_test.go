@@ -19,6 +19,10 @@ func TestDomainProfiles(t *testing.T) {
 		fail    string // name that gets SERVFAIL
 		want    []string
 	}{
+		{"postmark, all there", PostmarkSender, zone(), "", []string{}},
+		{"postmark, nothing there", PostmarkSender, zone("-"+dkim+" TXT", "-_dmarc.acme.test TXT", "-pm-bounces.acme.test CNAME"), "", []string{"fail postmark_dkim", "warn postmark_dmarc", "info postmark_return_path"}},
+		{"postmark, key not to be asked", PostmarkSender, zone(), dkim, []string{"unknown postmark_unknown"}},
+		{"postmark, alias not to be asked", PostmarkSender, zone(), "pm-bounces.acme.test", []string{"unknown postmark_unknown"}},
 		{"bulk, all there", BulkSender, zone(), "", []string{}},
 		{"bulk, nothing there", BulkSender, zone("-"+dkim+" TXT", "-_dmarc.acme.test TXT", "-pm-bounces.acme.test CNAME"), "", []string{"fail bulk_alignment", "fail bulk_dmarc"}},
 		{"bulk, two SPF", BulkSender, zone(`acme.test TXT "v=spf1 -all"`, `acme.test TXT "v=spf1 ~all"`), "", []string{"fail bulk_spf"}},

@@ -11,11 +11,7 @@ import (
 // the SPF tree.
 func (r *DomainReport) Text() string {
 	var b strings.Builder
-	counts := map[DomainLevel]int{}
-	for _, f := range r.Findings {
-		counts[f.Level]++
-	}
-	fmt.Fprintf(&b, "%s: %s\n\n", r.Domain, r.verdict(counts))
+	fmt.Fprintf(&b, "%s: %s\n\n", r.Domain, r.verdict())
 	width := 0
 	for _, a := range r.Areas {
 		width = max(width, len(a.Name))
@@ -25,11 +21,11 @@ func (r *DomainReport) Text() string {
 	}
 	r.todo(&b)
 	if n := r.DMARC.Next; n != nil {
-		fmt.Fprintf(&b, "\nNext step for DMARC: p=%s, when\n", n.Policy)
+		fmt.Fprintf(&b, "\nNext step for DMARC: p=%s. Not today; take it when\n", n.Policy)
 		for _, w := range n.When {
 			b.WriteString("  - " + w + "\n")
 		}
-		writeRecord(&b, "  ", r.Domain, n.Publish)
+		writeRecord(&b, "  ", r.Domain, n.Publish, false)
 	}
 	if t := r.SPF.Tree; t != nil && t.Record != "" {
 		b.WriteString("\nSPF look-ups\n")
@@ -38,42 +34,23 @@ func (r *DomainReport) Text() string {
 	for _, a := range r.SPF.Addresses {
 		fmt.Fprintf(&b, "\nSPF for mail from %s: %s", a.Address, a.Result)
 		if a.Reason != "" {
-			b.WriteString(" (" + a.Reason + ")")
+			b.WriteString(" (" + printable(a.Reason) + ")")
 		}
 		b.WriteByte('\n')
 	}
-	return b.String()
-}
-
-func (r *DomainReport) verdict(counts map[DomainLevel]int) string {
-	var parts []string
-	for _, p := range []struct {
-		level     DomainLevel
-		one, many string
-	}{{DomainFail, "1 thing to mend", "%d things to mend"}, {DomainUnknown, "1 could not be checked", "%d could not be checked"}, {DomainWarn, "1 warning", "%d warnings"}} {
-		switch n := counts[p.level]; {
-		case n == 1:
-			parts = append(parts, p.one)
-		case n > 1:
-			parts = append(parts, fmt.Sprintf(p.many, n))
+	if r.Level.rank() > DomainInfo.rank() {
+		b.WriteString("\nThe words\n")
+		for _, w := range domainWords {
+			b.WriteString("  " + w[0] + ": " + w[1] + "\n")
 		}
 	}
-	s := "not ready to send"
-	switch {
-	case r.Ready:
-		s = "ready to send through Postmark"
-	case counts[DomainFail] == 0 && counts[DomainUnknown] > 0:
-		s = "cannot tell yet whether it is ready to send"
-	}
-	if len(parts) > 0 {
-		s += "; " + strings.Join(parts, ", ")
-	}
-	return s
+	return b.String()
 }
 
 // todo lists the findings, those that matter first.
 func (r *DomainReport) todo(b *strings.Builder) {
 	n := 0
+	shown := map[string]int{} // records, and the item that has them
 	for _, part := range []struct {
 		title  string
 		levels []DomainLevel
@@ -89,29 +66,38 @@ func (r *DomainReport) todo(b *strings.Builder) {
 				}
 				if first {
 					b.WriteString("\n" + part.title + "\n")
+					if w := r.where(); w != "" && level != DomainInfo {
+						b.WriteString(w + "\n")
+					}
 					first = false
 				}
 				n++
-				r.writeFinding(b, n, f)
+				r.writeFinding(b, n, f, shown)
 			}
 		}
 	}
 }
 
-func (r *DomainReport) writeFinding(b *strings.Builder, n int, f DomainFinding) {
+func (r *DomainReport) writeFinding(b *strings.Builder, n int, f DomainFinding, shown map[string]int) {
 	fmt.Fprintf(b, "\n%d. [%s] %s\n", n, f.Level, f.Summary)
 	const in = "   "
-	if f.Why != "" {
-		b.WriteString(in + "Why: " + f.Why + "\n")
-	}
 	if f.Fix != "" {
 		b.WriteString(in + "Do:  " + f.Fix + "\n")
 	}
-	for _, v := range f.Found {
-		b.WriteString(in + "Found: " + printable(v) + "\n")
+	if f.Why != "" {
+		b.WriteString(in + "Why: " + f.Why + "\n")
 	}
 	for _, p := range f.Publish {
-		writeRecord(b, in, r.Domain, p)
+		line := p.zoneLine()
+		if at := shown[line]; at > 0 {
+			fmt.Fprintf(b, "%sThe record is that of %d.\n", in, at)
+			continue
+		}
+		shown[line] = n
+		writeRecord(b, in, r.Domain, p, f.Optional)
+	}
+	for _, v := range f.Found {
+		b.WriteString(in + "Found: " + printable(v) + "\n")
 	}
 	ref := f.Code
 	if f.RFC != "" {
@@ -120,20 +106,20 @@ func (r *DomainReport) writeFinding(b *strings.Builder, n int, f DomainFinding) 
 	b.WriteString(in + "(" + ref + ")\n")
 }
 
-func writeRecord(b *strings.Builder, in, domain string, p DomainRecord) {
-	fmt.Fprintf(b, "%sPublish\n%s  Type:  %s\n%s  Host:  %s%s\n%s  Value: %s\n", in, in, p.Type, in, p.Name, panelHost(domain, p.Name), in, printable(p.Value))
+func writeRecord(b *strings.Builder, in, domain string, p DomainRecord, optional bool) {
+	fmt.Fprintf(b, "%s%s\n%s  Type:  %s\n%s  Host:  %s  %s\n%s  Value: %s\n", in, recordTitle(p, optional), in, p.Type, in, p.Name, panelHost(domain, p.Name), in, printable(p.Value))
 }
 
 // panelHost says what most DNS panels want as the host: the name without the
 // domain, which they add by themselves.
 func panelHost(domain, name string) string {
 	if name == domain {
-		return "  (in most panels: @, or left empty)"
+		return "(in most panels: @, or left empty)"
 	}
 	if short, ok := strings.CutSuffix(name, "."+domain); ok {
-		return "  (in most panels: " + short + ")"
+		return "(in most panels: " + short + ")"
 	}
-	return "  (in the zone of another domain)"
+	return "(not in your DNS panel: in that of the other domain)"
 }
 
 // printable keeps what others published from driving the terminal: control
@@ -145,7 +131,7 @@ func printable(s string) string {
 }
 
 func writeTree(b *strings.Builder, n *SPFNode, in string) {
-	fmt.Fprintf(b, "%s%s: %s\n", in, n.Domain, lookupText(n.Lookups))
+	fmt.Fprintf(b, "%s%s: %s\n", in, printable(n.Domain), lookupText(n.Lookups))
 	for _, t := range n.Terms {
 		if t.Lookups == 0 && t.State == "ok" {
 			continue

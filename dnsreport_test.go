@@ -49,6 +49,49 @@ func brokenReport(t *testing.T) *DomainReport {
 	return r
 }
 
+// crowdedZone is a domain whose SPF record costs too much, with every kind of
+// term in its tree.
+const crowdedZone = `
+acme.test SOA ns1.acme.test 300
+acme.test MX 10 mail.acme.test
+mail.acme.test A 192.0.2.10
+acme.test TXT "v=spf1 mx a:gone.acme.test include:_spf.office.test include:_spf.shop.test include:spf.mtasv.net exists:%{i}.list.acme.test ptr ip4:192.0.2.0/24 ~all"
+_spf.office.test TXT "v=spf1 include:_a.office.test include:_b.office.test include:_c.office.test -all"
+_a.office.test TXT "v=spf1 ip4:198.51.100.0/24 include:_deep.office.test -all"
+_deep.office.test TXT "v=spf1 ip6:2001:db8::/32 -all"
+_b.office.test TXT "v=spf1 a:out.office.test -all"
+out.office.test A 198.51.100.9
+_c.office.test TXT "v=spf1 redirect=_spf.shop.test"
+_spf.shop.test TXT "v=spf1 ip4:203.0.113.128/25 -all moo"
+spf.mtasv.net TXT "v=spf1 ip4:203.0.113.0/25 -all"
+20231123163444pm._domainkey.acme.test TXT "` + testKey + `"
+pm-bounces.acme.test CNAME pm.mtasv.net
+pm.mtasv.net TXT "v=spf1 include:spf.mtasv.net ~all"
+_dmarc.acme.test TXT "v=DMARC1; p=quarantine; rua=mailto:dmarc@acme.test"
+`
+
+func crowdedReport(t *testing.T) *DomainReport {
+	t.Helper()
+	r := checkZoneText(t, crowdedZone, DomainCheck{DKIMValue: testKey, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("8.8.8.8")}})
+	r.CheckedAt = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	return r
+}
+
+// The tree of a record that costs too much, as text and drawn on the page.
+func TestReportTree(t *testing.T) {
+	t.Parallel()
+	r := crowdedReport(t)
+	wantGolden(t, "dnscheck/crowded.txt", []byte(r.Text()))
+	var page bytes.Buffer
+	if err := r.WriteHTML(&page); err != nil {
+		t.Fatal(err)
+	}
+	wantGolden(t, "dnscheck/crowded.html", page.Bytes())
+	if n := strings.Count(page.String(), `<span class="cost`); n < 18 {
+		t.Errorf("%d terms are drawn", n)
+	}
+}
+
 func TestReportOutputs(t *testing.T) {
 	t.Parallel()
 	r := brokenReport(t)
@@ -149,7 +192,7 @@ func TestReportCodes(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
 	b.WriteString("# Codes of the domain check\n\nA code keeps its meaning between releases. The level is the usual one; a few\nfindings are milder where they do no harm.\n")
-	areas := append(slices.Clone(domainAreas), "bulk-sender", "bimi", "mta-sts", "tls-rpt", "dnssec")
+	areas := append(slices.Clone(domainAreas), "postmark", "bulk-sender", "bimi", "mta-sts", "tls-rpt", "dnssec")
 	for _, area := range areas {
 		fmt.Fprintf(&b, "\n## %s\n\n| Code | Level | What it means for mail | Rule |\n|---|---|---|---|\n", area)
 		for _, code := range slices.Sorted(maps.Keys(findingCatalogue)) {

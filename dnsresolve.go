@@ -21,7 +21,8 @@ import (
 // A resolver that offers [DNSQuerier] as well is asked through that, which
 // shows aliases, times to live and the difference between a name that does not
 // exist and one that has no such record; with [ServerQuerier] the zone's own
-// servers are asked too. [DNSClient] offers all three.
+// servers are asked too, and with [UncheckedQuerier] faults of DNSSEC are named.
+// [DNSClient] offers all of them.
 type Resolver interface {
 	LookupTXT(ctx context.Context, name string) ([]string, error)
 	LookupCNAME(ctx context.Context, host string) (string, error)
@@ -95,18 +96,20 @@ type DNSClientConfig struct {
 }
 
 // DNSClient asks name servers over UDP, and over TCP where the reply does not
-// fit. It offers [Resolver], [DNSQuerier] and [ServerQuerier], keeps no
-// connection and no cache, and may be used from many goroutines.
+// fit. It offers [Resolver], [DNSQuerier], [ServerQuerier] and
+// [UncheckedQuerier], keeps no connection and no cache, and may be used from
+// many goroutines.
 type DNSClient struct {
 	servers []string
 	client  dnsmsg.Client
 }
 
 var (
-	_ Resolver      = (*DNSClient)(nil)
-	_ Resolver      = (*net.Resolver)(nil)
-	_ DNSQuerier    = (*DNSClient)(nil)
-	_ ServerQuerier = (*DNSClient)(nil)
+	_ Resolver         = (*DNSClient)(nil)
+	_ Resolver         = (*net.Resolver)(nil)
+	_ DNSQuerier       = (*DNSClient)(nil)
+	_ ServerQuerier    = (*DNSClient)(nil)
+	_ UncheckedQuerier = (*DNSClient)(nil)
 )
 
 // NewDNSClient makes a client. The error matches [ErrInvalid] when a server
@@ -153,20 +156,26 @@ func systemServers(path string) (out []string) {
 
 // Query asks the configured resolvers in turn. See [DNSQuerier].
 func (d *DNSClient) Query(ctx context.Context, name, typ string) (DNSAnswer, error) {
-	return d.query(ctx, d.servers, name, typ, true)
+	return d.query(ctx, d.servers, name, typ, dnsmsg.Recursive)
 }
 
 // QueryServer asks one server without recursion. See [ServerQuerier].
 func (d *DNSClient) QueryServer(ctx context.Context, server, name, typ string) (DNSAnswer, error) {
-	return d.query(ctx, []string{server}, name, typ, false)
+	return d.query(ctx, []string{server}, name, typ, dnsmsg.Direct)
 }
 
-func (d *DNSClient) query(ctx context.Context, servers []string, name, typ string, recurse bool) (DNSAnswer, error) {
+// QueryUnchecked asks the configured resolvers in turn, without validation. See
+// [UncheckedQuerier].
+func (d *DNSClient) QueryUnchecked(ctx context.Context, name, typ string) (DNSAnswer, error) {
+	return d.query(ctx, d.servers, name, typ, dnsmsg.Unchecked)
+}
+
+func (d *DNSClient) query(ctx context.Context, servers []string, name, typ string, mode dnsmsg.Mode) (DNSAnswer, error) {
 	t, ok := dnsmsg.ParseType(typ)
 	if !ok {
 		return DNSAnswer{}, fieldErrorf("type", typ, "not a DNS record type that is known here; use a mnemonic such as TXT, or TYPE99")
 	}
-	a, err := d.client.Query(ctx, servers, name, t, recurse)
+	a, err := d.client.Query(ctx, servers, name, t, mode)
 	if err != nil {
 		return DNSAnswer{}, err
 	}
@@ -202,7 +211,7 @@ func innerRecords(rs []DNSRecord) []dnsmsg.Record {
 // records asks and follows aliases; an absence is a *net.DNSError with
 // IsNotFound, as [*net.Resolver] has it.
 func (d *DNSClient) records(ctx context.Context, name string, t dnsmsg.Type) ([]dnsmsg.Record, error) {
-	a, err := d.client.Query(ctx, d.servers, name, t, true)
+	a, err := d.client.Query(ctx, d.servers, name, t, dnsmsg.Recursive)
 	if err != nil {
 		var de *dnsmsg.Error
 		return nil, &net.DNSError{UnwrapErr: err, Err: err.Error(), Name: name, IsTimeout: errors.As(err, &de) && de.Timeout, IsTemporary: true}

@@ -16,6 +16,9 @@ type ReturnPathState struct {
 	// State is "ok", "missing", "wrong", "address" (an address instead of an
 	// alias) or "unknown".
 	State string `json:"state"`
+	// Wildcard is true when what was found comes from a wildcard record of
+	// the zone ("*"), which answers for every name that has no record.
+	Wildcard bool `json:"wildcard,omitempty"`
 }
 
 func (k *checker) checkReturnPath(ctx context.Context) {
@@ -63,7 +66,7 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 	if target != "" {
 		st.Target = strings.TrimSuffix(strings.ToLower(target), ".")
 		if !k.sameHost(ctx, st.Target) {
-			st.State = "wrong"
+			st.State, st.Wildcard = "wrong", k.wildcard(ctx, "CNAME")
 			return
 		}
 		st.State = "ok"
@@ -74,6 +77,7 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 				Name: k.ReturnPath, Type: typ, Found: r.own,
 				Summary: "Other records stand beside the alias at " + k.ReturnPath + ".",
 				Fix:     "Remove every record at " + k.ReturnPath + " except the CNAME.",
+				Publish: []DomainRecord{{Name: k.ReturnPath, Type: "CNAME", Value: st.Target}},
 			})
 		}
 		return
@@ -82,7 +86,7 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 	// place of the alias.
 	switch a := k.ask.addrs(ctx, k.ReturnPath); a.state {
 	case dnsFound:
-		st.State = "address"
+		st.State, st.Wildcard = "address", k.wildcard(ctx, "A")
 	case dnsFailed:
 		if k.ask.querier == nil {
 			k.unasked("returnpath_unasked", "the Return-Path alias", a)
@@ -92,6 +96,14 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 	default:
 		st.State = "missing"
 	}
+}
+
+// wildcard asks for a name that nobody publishes, to see whether the zone
+// answers for all names. It is asked only where something is wrong.
+func (k *checker) wildcard(ctx context.Context, typ string) bool {
+	_, parent, _ := strings.Cut(k.ReturnPath, ".")
+	r := k.ask.ask(ctx, "fluxly-wildcard-test."+parent, typ)
+	return r.state == dnsFound || len(r.chain) > 0
 }
 
 // sameHost compares the target. The standard resolver gives the end of a chain
@@ -121,7 +133,7 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 	}
 	switch st.State {
 	case "missing":
-		f.Summary = "There is no alias at " + st.Host + ", so mail goes out with Postmark's own bounce address and SPF does not align with your domain."
+		f.Summary = "There is no alias at " + st.Host + ", so mail goes out with Postmark's own bounce address, and SPF does not count for your domain."
 		f.Fix = "Publish the CNAME record, then press Verify in Postmark."
 		k.add("returnpath_missing", f)
 	case "wrong":
@@ -129,10 +141,19 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 		f.Publish[0].Replaces = []string{st.Target}
 		f.Summary = "The alias at " + st.Host + " points to " + st.Target + " instead of " + st.Want + "."
 		f.Fix = "Change the CNAME record."
+		if st.Wildcard {
+			f.Publish[0].Replaces = nil
+			f.Summary = "There is no alias at " + st.Host + "; a wildcard record (*) of the zone answers in its place and points to " + st.Target + "."
+			f.Fix = "Publish the CNAME record, then press Verify in Postmark. The wildcard record may stay."
+		}
 		k.add("returnpath_wrong_target", f)
 	case "address":
-		f.Summary = st.Host + " has an address of its own instead of an alias; a proxy in the DNS panel may be switched on for it."
-		f.Fix = "Publish a CNAME record and switch the proxy off for it (\"DNS only\")."
+		f.Summary = st.Host + " has an address (A record) where an alias (CNAME record) should stand; a proxy may be switched on for it in the DNS panel."
+		f.Fix = "Delete the A record, add the CNAME record, and switch the proxy off for it (\"DNS only\"). Then press Verify in Postmark."
+		if st.Wildcard {
+			f.Summary = "There is no alias at " + st.Host + "; a wildcard record (*) of the zone answers in its place with an address."
+			f.Fix = "Publish the CNAME record, then press Verify in Postmark. The wildcard record may stay."
+		}
 		k.add("returnpath_address", f)
 	}
 }

@@ -80,6 +80,9 @@ type SPFResult struct {
 	// "unknown" for a record that is sound and yet cannot be evaluated here.
 	Result string `json:"result"`
 	Reason string `json:"reason,omitempty"`
+	// Lookups is how many of the 10 look-ups it takes at most. A mail that
+	// matches early takes fewer than the whole tree.
+	Lookups int `json:"lookups"`
 }
 
 func (k *checker) checkSPF(ctx context.Context) {
@@ -108,7 +111,7 @@ func (k *checker) checkSPF(ctx context.Context) {
 	}
 	rep.Records, rep.Lookups, rep.Voids, rep.Complete = tree.Texts, tree.Lookups, tree.Voids, tree.Complete()
 	rep.Tree = publicTree(tree)
-	k.spfTexts(apex)
+	k.spfTexts(apex, tree.State != spf.None)
 	switch tree.State {
 	case spf.None:
 		rep.State = "missing"
@@ -119,7 +122,7 @@ func (k *checker) checkSPF(ctx context.Context) {
 		k.spfMultiple(ctx, &rep, tree)
 	default:
 		rep.State = "ok"
-		if k.spfLint(tree) {
+		if k.spfLint(tree, k.spfMended(ctx, apex, tree)) {
 			rep.State = "broken"
 		}
 		k.spfInclude(ctx, &rep, tree)
@@ -158,7 +161,7 @@ func publicTree(n *spf.Node) *SPFNode {
 
 // spfTexts looks at the TXT records that are not SPF but were meant to be, and
 // at the size of the set.
-func (k *checker) spfTexts(apex dnsReply) {
+func (k *checker) spfTexts(apex dnsReply, others bool) {
 	size := apex.size
 	for _, t := range apex.texts() {
 		if apex.size == 0 {
@@ -173,11 +176,19 @@ func (k *checker) spfTexts(apex dnsReply) {
 				Summary: "A Sender ID record (spf2.0) is left; nobody reads it.", Fix: "Delete it.",
 			})
 		} else if why := nearSPF(t); why != "" {
-			k.add("spf_near_miss", DomainFinding{
+			f := DomainFinding{
 				Name: k.domain, Type: "TXT", Found: []string{t},
 				Summary: "A TXT record looks like SPF but is not read as such: " + why + ".",
-				Fix:     "Correct or delete it.",
-			})
+				Fix:     "Delete it; the domain has an SPF record beside it.",
+			}
+			if !others {
+				f.Fix = "Correct or delete it."
+				if text := mendNearSPF(t); text != "" {
+					f.Fix = "Replace it by the record below."
+					f.Publish = []DomainRecord{txtRecord(k.domain, text, t)}
+				}
+			}
+			k.add("spf_near_miss", f)
 		}
 	}
 	limit := 1232
@@ -223,9 +234,9 @@ func nearSPF(s string) string {
 	return ""
 }
 
-// spfLint files what the linter says; it reports whether one of it makes the
-// record a permanent error.
-func (k *checker) spfLint(tree *spf.Node) (broken bool) {
+// spfLint files what the linter says, with the mended record where there is
+// one; it reports whether one of it makes the record a permanent error.
+func (k *checker) spfLint(tree *spf.Node, mended string) (broken bool) {
 	for _, i := range spf.Lint(tree) {
 		code := "spf_" + i.Code
 		if findingCatalogue[code].level == DomainFail && i.Code != "pass_all" && i.Code != "wide_network" {
@@ -236,13 +247,17 @@ func (k *checker) spfLint(tree *spf.Node) (broken bool) {
 			f.Found = []string{n.Record.Text}
 		}
 		if i.End > 0 && i.Code == "syntax" {
-			f.Summary = fmt.Sprintf("The SPF record of %s breaks the grammar at byte %d: %s.", i.Domain, i.Pos, i.Text)
+			f.Summary = fmt.Sprintf("The SPF record of %s has a mistake at character %d: %s.", i.Domain, i.Pos+1, i.Text)
 		}
 		if i.Domain != tree.Domain && f.Fix != "" && i.Code != "too_many_lookups" {
 			f.Fix += " The record belongs to " + i.Domain + "; if that is not yours, tell its owner or take its include out."
 		}
 		if i.Code == "too_many_lookups" {
 			f.Fix += " " + costText(tree)
+		}
+		if mended != "" && mendable[i.Code] && ownIssue(tree, i) {
+			f.Publish = []DomainRecord{txtRecord(k.domain, mended, tree.Texts...)}
+			f.Fix += " The record to publish has it corrected."
 		}
 		k.add(code, f)
 	}
@@ -295,7 +310,8 @@ func (k *checker) spfMissing(ctx context.Context, rep *SPFReport) {
 			k.add("spf_wrong_host", DomainFinding{
 				Name: host, Type: "TXT", Found: r.show(),
 				Summary: "An SPF record stands at " + host + ", but receivers look at " + k.domain + " itself.",
-				Fix:     "In the DNS panel, enter @ (or leave the host empty) for the SPF record.",
+				Fix:     "In the DNS panel, enter @ (or leave the host empty) for the SPF record. If no machine sends for " + host + " itself, remove the one there.",
+				Publish: spfPublish(k.domain, r.texts()),
 			})
 		}
 	}
@@ -382,6 +398,16 @@ func (o overlay) TXT(ctx context.Context, name string) ([]string, spf.Status) {
 // tryProposal walks the tree as it would be, and says in words why the
 // proposal must not be made, if so.
 func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node) string {
+	why, lookups := k.newFault(ctx, text, before)
+	if why == "" && lookups > spf.MaxLookups {
+		return fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", lookups, spf.MaxLookups)
+	}
+	return why
+}
+
+// newFault walks the tree as it would be with text, and gives the first fault
+// that is not there before.
+func (k *checker) newFault(ctx context.Context, text string, before *spf.Node) (why string, lookups int) {
 	tree := spf.Walk(ctx, overlay{spfSource{k}, k.domain, text}, k.domain, spf.Identity{})
 	old := map[string]bool{}
 	if before != nil {
@@ -391,20 +417,18 @@ func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node
 	}
 	for _, i := range spf.Lint(tree) {
 		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[i.Code] {
-			return i.Text
+			return i.Text, tree.Lookups
 		}
 	}
-	if tree.Lookups > spf.MaxLookups {
-		return fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", tree.Lookups, spf.MaxLookups)
-	}
-	return ""
+	return "", tree.Lookups
 }
 
-// evaluateSPF is check_host() for one mail. The grammar and the limits are
-// judged by the linter first, because the evaluator stops at the first match
-// and does not see what is wrong behind it.
+// evaluateSPF is check_host() for one mail. The grammar of each record on the
+// way is judged by the linter, because the evaluator stops at the first match
+// and does not see what is wrong behind it (RFC 7208 section 4.6).
 func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Addr, helo, sender string) SPFResult {
 	r := SPFResult{Address: addr}
+	r.Lookups, _ = tree.Spent(addr)
 	switch tree.State {
 	case spf.None:
 		r.Result, r.Reason = "none", "there is no SPF record"
@@ -416,17 +440,30 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 		r.Result, r.Reason = "temperror", "the record could not be asked for"
 		return r
 	}
-	for _, i := range spf.Lint(tree) {
-		switch i.Code {
-		case "syntax", "target_missing", "target_multiple", "loop", "too_many_mx", "too_many_voids":
-			r.Result, r.Reason = "permerror", i.Text
-			return r
+	if f := tree.Record.Faults; len(f) > 0 {
+		r.Result, r.Reason = "permerror", f[0].Text
+		return r
+	}
+	if tree.Uses('p') {
+		// The evaluator never looks at names (RFC 7208 section 7.3 advises
+		// against it), so it is right only for addresses that have none.
+		if names, err := (spfResolver{k}).LookupAddr(ctx, addr.String()); err != nil || len(names) > 0 {
+			var ne *net.DNSError
+			if !errors.As(err, &ne) || !ne.IsNotFound {
+				r.Result, r.Reason = "unknown", "the record looks at the name of the sending address (%{p}), of which receivers make different things"
+				return r
+			}
 		}
 	}
-	res, err := gospf.CheckHostWithSender(addr.AsSlice(), helo, sender, gospf.WithContext(ctx), gospf.WithResolver(spfResolver{k}))
+	reached := &reachedResolver{spfResolver: spfResolver{k}, texts: map[string]bool{}}
+	res, err := gospf.CheckHostWithSender(addr.AsSlice(), helo, sender, gospf.WithContext(ctx), gospf.WithResolver(reached))
 	r.Result = string(res)
 	if err != nil {
-		r.Reason = err.Error()
+		r.Reason = plain(err.Error())
+	}
+	if why := faultOnTheWay(tree, reached.texts); why != "" {
+		r.Result, r.Reason = "permerror", why
+		return r
 	}
 	for _, e := range []error{gospf.ErrUnknownField, gospf.ErrInvalidIP, gospf.ErrInvalidMask, gospf.ErrInvalidMacro, gospf.ErrInvalidDomain} {
 		if res == gospf.PermError && errors.Is(err, e) {
@@ -436,6 +473,31 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 		}
 	}
 	return r
+}
+
+// reachedResolver keeps the names whose records the evaluator came to.
+type reachedResolver struct {
+	spfResolver
+	texts map[string]bool
+}
+
+func (r *reachedResolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	r.texts[strings.ToLower(strings.TrimSuffix(name, "."))] = true
+	return r.spfResolver.LookupTXT(ctx, name)
+}
+
+// faultOnTheWay says why a record that the evaluator came to makes the result
+// a permanent error, or returns "".
+func faultOnTheWay(tree *spf.Node, reached map[string]bool) (why string) {
+	for _, i := range spf.Lint(tree) {
+		switch i.Code {
+		case "syntax", "target_missing", "target_multiple", "loop", "too_many_mx":
+			if why == "" && reached[strings.ToLower(i.Domain)] {
+				why = i.Text
+			}
+		}
+	}
+	return why
 }
 
 // spfResolver gives the evaluator the answers that the check has already.

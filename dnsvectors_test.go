@@ -60,6 +60,9 @@ var dmarcVectors = []dmarcVector{
 	{"two semicolons at the end", "", d("v=DMARC1; p=reject; rua=mailto:d@acme.test;;")},
 	{"semicolon at the end", "", d("v=DMARC1; p=reject; rua=mailto:d@acme.test;")},
 	{"comma for semicolon", "", d("v=DMARC1; p=reject, rua=mailto:d@acme.test")},
+	{"blanks for semicolons", "", d("v=DMARC1 p=reject rua=mailto:d@acme.test")},
+	{"one semicolon lost", "", d("v=DMARC1; p=reject rua=mailto:d@acme.test; adkim=s")},
+	{"report to an IDN", "", d("v=DMARC1; p=reject; rua=mailto:d@bücher.test")},
 	{"tag without equals sign", "", d("v=DMARC1; p=reject; strict; rua=mailto:d@acme.test")},
 	{"unknown tag", "", d("v=DMARC1; p=reject; color=red; rua=mailto:d@acme.test")},
 	{"unknown mode", "", d("v=DMARC1; p=reject; adkim=x; rua=mailto:d@acme.test")},
@@ -152,7 +155,7 @@ func writeVectorFindings(out *bytes.Buffer, r *DomainReport, area string) {
 		}
 		fmt.Fprintf(out, "   [%s] %s: %s\n", f.Level, f.Code, printable(f.Summary))
 		for _, p := range f.Publish {
-			fmt.Fprintf(out, "     publish %s %s %s\n", p.Name, p.Type, printable(p.Value))
+			fmt.Fprintf(out, "     publish %s %s %s\n", p.Name, p.Type, clip(printable(p.Value), 300))
 		}
 	}
 }
@@ -275,11 +278,7 @@ func TestDKIMVectors(t *testing.T) {
 			fmt.Fprintf(&out, ", matches %v", k.Matches)
 		}
 		fmt.Fprintf(&out, ", aligned %v\n", r.Alignment.DKIM.Aligned)
-		for _, f := range r.Findings {
-			if f.Area == "DKIM" {
-				fmt.Fprintf(&out, "   [%s] %s: %s\n", f.Level, f.Code, printable(f.Summary))
-			}
-		}
+		writeVectorFindings(&out, r, "DKIM")
 	}
 	if len(vectors) < 40 {
 		t.Errorf("%d vectors", len(vectors))
@@ -346,6 +345,7 @@ var mergeVectors = []mergeVector{
 	{"over ten already", []string{"v=spf1 " + includes(11) + "-all"}, chain(11)},
 	{"ten with it there", []string{"v=spf1 " + includes(9) + "include:spf.mtasv.net -all"}, chain(9)},
 	{"syntax error", []string{"v=spf1 include:_spf.office.test ip4:192.0.2 -all"}, ""},
+	{"equals sign for colon", []string{"v=spf1 ip4=192.0.2.1 include:_spf.office.test -all"}, ""},
 	{"comma for blank", []string{"v=spf1 include:_spf.office.test,include:b.test -all"}, ""},
 	{"include loop", []string{"v=spf1 include:acme.test -all"}, ""},
 	{"include of nothing", []string{"v=spf1 include:gone.test -all"}, ""},
@@ -397,6 +397,10 @@ func TestMergeVectors(t *testing.T) {
 				fmt.Fprintf(&out, "   [%s] %s: %s\n", f.Level, f.Code, printable(f.Summary))
 				if f.Code == "spf_include_absent" || f.Code == "spf_multiple" {
 					fmt.Fprintf(&out, "     %s\n", printable(f.Fix))
+				} else {
+					for _, p := range f.Publish {
+						fmt.Fprintf(&out, "     publish %s\n", printable(p.Value))
+					}
 				}
 			}
 		}
@@ -419,6 +423,9 @@ func FuzzDMARCRecord(f *testing.F) {
 			t.Fatal("both a record and nearly one")
 		}
 		if !isDMARC(s) {
+			if nearDMARC(s) != "" && len(parseDMARC(mendDMARC(s, "dmarc@acme.test")).problems) > 0 {
+				t.Fatalf("%q is mended to %q", s, mendDMARC(s, "dmarc@acme.test"))
+			}
 			return
 		}
 		r := parseDMARC(s)
@@ -426,6 +433,14 @@ func FuzzDMARCRecord(f *testing.F) {
 			if _, ok := findingCatalogue[p.code]; !ok || p.text == "" {
 				t.Fatalf("problem %+v", p)
 			}
+		}
+		// What is proposed has no fault left that the parser knows of.
+		mended := parseDMARC(r.mended("dmarc@acme.test"))
+		if !isDMARC(mended.text) || len(mended.problems) > 0 || len(mended.rua) == 0 || !mended.usable {
+			t.Fatalf("%q is mended to %q: %+v", s, mended.text, mended.problems)
+		}
+		if again := mended.mended("dmarc@acme.test"); again != mended.text {
+			t.Fatalf("%q is mended to %q, and that to %q", s, mended.text, again)
 		}
 		next := r.withPolicy("reject")
 		if again := parseDMARC(next); !isDMARC(next) || again.p != "reject" && r.usable {

@@ -1,6 +1,7 @@
 # Sourced by .ci/run: NSD, Knot and BIND as authoritative servers and Unbound
-# as a cache before NSD, each on a loopback port of its own, and pyspf as a
-# second opinion on SPF.
+# as a validating cache before NSD and Knot, each on a loopback port of its own;
+# pyspf as a second opinion on SPF, jsonschema on the report's schema, and
+# Chromium to look at the page.
 #
 #   dns_start DIR   installs, starts, proves with dig, exports FLUXLY_TEST_DNS*
 #   dns_stop        ends what was started
@@ -18,6 +19,8 @@ dns_install() {
 	[ -x /usr/sbin/unbound ] || missing+=(unbound)
 	[ -x /usr/bin/dig ] || missing+=(bind9-dnsutils)
 	/usr/bin/python3 -c 'import spf' 2>/dev/null || missing+=(python3-spf)
+	/usr/bin/python3 -c 'import jsonschema' 2>/dev/null || missing+=(python3-jsonschema)
+	[ -x /usr/bin/chromium ] || missing+=(chromium fonts-dejavu-core)
 	[ ${#missing[@]} -eq 0 ] && return
 	export DEBIAN_FRONTEND=noninteractive
 	# The packages must not start servers of the machine.
@@ -78,10 +81,23 @@ dns_zones() {
 		pm A 203.0.113.5
 	ZONE
 	echo '@ MX 10 ns1' >>"$d/fresh.test.zone"
+	# Signed by Knot: one as it should be, one with a key that is not its own.
+	for zone in signed.test bogus.test; do
+		cat >"$d/$zone.zone" <<-ZONE
+			\$ORIGIN $zone.
+			\$TTL 300
+			@ SOA ns2 hostmaster 1 3600 600 86400 300
+			@ NS ns2
+			ns2 A 192.0.2.2
+			@ MX 10 ns2
+			@ TXT "v=spf1 include:spf.mtasv.net ~all"
+			_dmarc TXT "v=DMARC1; p=reject; rua=mailto:dmarc@$zone"
+		ZONE
+	done
 }
 
 dns_start() {
-	local dir=$1/dns nsd knot bind unbound zone name
+	local dir=$1/dns nsd knot bind unbound zone name key
 	dns_install
 	mkdir -p "$dir/knot" "$dir/bind"
 	chmod 755 "$1" "$dir"
@@ -121,7 +137,18 @@ dns_start() {
 		    file: "%s.zone"
 		    zonefile-sync: -1
 		    journal-content: none
+		  - id: signed
+		    storage: "$dir"
+		    file: "%s.zone"
+		    zonefile-sync: -1
+		    zonefile-load: whole
+		    journal-content: none
+		    dnssec-signing: on
 		zone:
+		  - domain: signed.test
+		    template: signed
+		  - domain: bogus.test
+		    template: signed
 	CF
 	cat >"$dir/named.conf" <<-CF
 		options {
@@ -145,7 +172,7 @@ dns_start() {
 		  pidfile: "$dir/unbound.pid"
 		  use-syslog: no
 		  logfile: ""
-		  module-config: "iterator"
+		  module-config: "validator iterator"
 		  do-not-query-localhost: no
 		  do-daemonize: no
 		  num-threads: 1
@@ -166,6 +193,17 @@ dns_start() {
 	dns_pids+=($!)
 	/usr/sbin/named -g -c "$dir/named.conf" >"$dir/named.log" 2>&1 </dev/null &
 	dns_pids+=($!)
+	dns_prove "$knot" || { echo "knot does not answer" >&2; tail -n 20 "$dir/knot.log" >&2; return 1; }
+	key=$(dns_key "$knot" signed.test)
+	[ -n "$key" ] || { echo "knot has not signed signed.test" >&2; tail -n 20 "$dir/knot.log" >&2; return 1; }
+	cat >>"$dir/unbound.conf" <<-CF
+		server:
+		  trust-anchor: "signed.test. 300 IN DNSKEY $key"
+		  trust-anchor: "bogus.test. 300 IN DNSKEY $key"
+	CF
+	for zone in signed.test bogus.test; do
+		printf 'stub-zone:\n  name: "%s"\n  stub-addr: 127.0.0.1@%s\n' "$zone" "$knot" >>"$dir/unbound.conf"
+	done
 	/usr/sbin/unbound -d -c "$dir/unbound.conf" >"$dir/unbound.log" 2>&1 </dev/null &
 	dns_pids+=($!)
 
@@ -179,7 +217,7 @@ dns_start() {
 	export FLUXLY_TEST_DNS="nsd=127.0.0.1:$nsd knot=127.0.0.1:$knot bind=127.0.0.1:$bind unbound=127.0.0.1:$unbound"
 	export FLUXLY_TEST_DNS_FRESH=$dir/fresh.test.zone
 	export FLUXLY_TEST_DNS_NSD_PID=${dns_pids[0]}
-	export FLUXLY_TEST_PYSPF=/usr/bin/python3
+	export FLUXLY_TEST_PYSPF=/usr/bin/python3 FLUXLY_TEST_JSONSCHEMA=/usr/bin/python3 FLUXLY_TEST_CHROMIUM=/usr/bin/chromium
 	echo "name servers: $FLUXLY_TEST_DNS"
 }
 
@@ -191,6 +229,16 @@ dns_prove() {
 		sleep 0.1
 	done
 	return 1
+}
+
+# dns_key PORT ZONE: the data of the zone's key-signing key.
+dns_key() {
+	local i key
+	for i in $(seq 50); do
+		key=$(dig +short +time=1 +tries=1 @127.0.0.1 -p "$1" "$2" DNSKEY 2>/dev/null | grep '^257 ' | head -n 1)
+		[ -z "$key" ] || { echo "$key"; return; }
+		sleep 0.1
+	done
 }
 
 dns_stop() {

@@ -72,7 +72,7 @@ func TestRun(t *testing.T) {
 		{name: "page", args: dns("bad.test", "-selector", "s1", "-html"), code: exitFail, out: "<!DOCTYPE html>"},
 		{name: "several", args: dns("good.test=s1", "bad.test=s1"), code: exitFail, out: "bad.test: not ready"},
 		{name: "several, one is no domain", args: dns("good.test=s1", "nonsense"), code: exitUsage, out: "good.test: ready", stderr: "nonsense"},
-		{name: "profiles", args: dns("good.test", "-selector", "s1", "-profile", "bulk-sender,bimi,mta-sts,tls-rpt,dnssec"), out: "bulk-sender"},
+		{name: "profiles", args: dns("good.test", "-selector", "s1", "-profile", "postmark,bulk-sender,bimi,mta-sts,tls-rpt,dnssec"), out: "DKIM and Return-Path are as Postmark wants them"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -47,8 +47,8 @@ func (e *Error) Unwrap() error { return e.Err }
 // Query asks the servers in turn until one gives NOERROR or NXDOMAIN. When
 // none does, the last reply with another code is returned without error; only
 // silence, or replies that cannot be read, are an [*Error]. Servers are host
-// and port. With recurse false the server is asked for what it holds itself.
-func (c *Client) Query(ctx context.Context, servers []string, name string, t Type, recurse bool) (Answer, error) {
+// and port.
+func (c *Client) Query(ctx context.Context, servers []string, name string, t Type, m Mode) (Answer, error) {
 	if err := ValidName(name); err != nil {
 		return Answer{}, &Error{Name: name, Type: t, Err: err}
 	}
@@ -63,7 +63,7 @@ func (c *Client) Query(ctx context.Context, servers []string, name string, t Typ
 	var last error
 	for range tries {
 		for _, s := range servers {
-			a, err := c.ask(ctx, s, name, t, recurse)
+			a, err := c.ask(ctx, s, name, t, m)
 			switch {
 			case err != nil:
 				last = &Error{Name: name, Type: t, Server: s, Timeout: isTimeout(err), Err: err}
@@ -93,13 +93,13 @@ func isTimeout(err error) bool {
 
 // ask tries one server once: UDP with EDNS, without EDNS where the server does
 // not know it, TCP where the reply was cut.
-func (c *Client) ask(ctx context.Context, server, name string, t Type, recurse bool) (Answer, error) {
-	a, cut, err := c.exchange(ctx, "udp", server, name, t, recurse, true)
+func (c *Client) ask(ctx context.Context, server, name string, t Type, m Mode) (Answer, error) {
+	a, cut, err := c.exchange(ctx, "udp", server, name, t, m, true)
 	if err == nil && (a.RCode == FormErr || a.RCode == NotImp) {
-		a, cut, err = c.exchange(ctx, "udp", server, name, t, recurse, false)
+		a, cut, err = c.exchange(ctx, "udp", server, name, t, m, false)
 	}
 	if err == nil && cut {
-		a, cut, err = c.exchange(ctx, "tcp", server, name, t, recurse, true)
+		a, cut, err = c.exchange(ctx, "tcp", server, name, t, m, true)
 		if err == nil && cut {
 			err = errors.New("reply cut short even over TCP")
 		}
@@ -108,7 +108,7 @@ func (c *Client) ask(ctx context.Context, server, name string, t Type, recurse b
 	return a, err
 }
 
-func (c *Client) exchange(ctx context.Context, network, server, name string, t Type, recurse, edns bool) (a Answer, cut bool, err error) {
+func (c *Client) exchange(ctx context.Context, network, server, name string, t Type, m Mode, edns bool) (a Answer, cut bool, err error) {
 	timeout := c.Timeout
 	if timeout <= 0 {
 		timeout = 2 * time.Second
@@ -133,7 +133,7 @@ func (c *Client) exchange(ctx context.Context, network, server, name string, t T
 		}
 	}
 	id := uint16(rand.Uint32()) //nolint:gosec // ChaCha8 seeded by the system; the socket is connected as well
-	q, err := question(id, name, t, recurse, edns)
+	q, err := question(id, name, t, m, edns)
 	if err != nil {
 		return a, false, err
 	}

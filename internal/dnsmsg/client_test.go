@@ -34,7 +34,7 @@ a.b.acme.test TXT "deep"
 func query(t *testing.T, s *dnstest.Server, name string, typ dnsmsg.Type) (dnsmsg.Answer, error) {
 	t.Helper()
 	c := dnsmsg.Client{Timeout: 10 * time.Second, Dial: s.Dial}
-	return c.Query(t.Context(), []string{"192.0.2.53:53"}, name, typ, true)
+	return c.Query(t.Context(), []string{"192.0.2.53:53"}, name, typ, dnsmsg.Recursive)
 }
 
 func TestQuery(t *testing.T) {
@@ -139,7 +139,7 @@ func TestQueryNextServer(t *testing.T) {
 		bad, good := dnstest.Start(t, zone), dnstest.Start(t, zone)
 		bad.Fail("*", "*", f)
 		c := dnsmsg.Client{Timeout: 150 * time.Millisecond}
-		a, err := c.Query(t.Context(), []string{bad.Addr, good.Addr}, "acme.test", dnsmsg.TXT, true)
+		a, err := c.Query(t.Context(), []string{bad.Addr, good.Addr}, "acme.test", dnsmsg.TXT, dnsmsg.Recursive)
 		if err != nil || len(a.Answers) != 1 || a.Server != good.Addr {
 			t.Errorf("%+v: %v, %+v", f, err, a)
 		}
@@ -154,7 +154,7 @@ func TestQueryContext(t *testing.T) {
 	done := make(chan error)
 	var c dnsmsg.Client
 	go func() {
-		_, err := c.Query(ctx, []string{s.Addr}, "acme.test", dnsmsg.TXT, true)
+		_, err := c.Query(ctx, []string{s.Addr}, "acme.test", dnsmsg.TXT, dnsmsg.Recursive)
 		done <- err
 	}()
 	cancel()
@@ -162,11 +162,11 @@ func TestQueryContext(t *testing.T) {
 		t.Error(err)
 	}
 	for _, name := range []string{"", "a..b", strings.Repeat("a", 64) + ".test", strings.Repeat("a.", 127) + "test"} {
-		if _, err := c.Query(t.Context(), []string{s.Addr}, name, dnsmsg.TXT, true); err == nil {
+		if _, err := c.Query(t.Context(), []string{s.Addr}, name, dnsmsg.TXT, dnsmsg.Recursive); err == nil {
 			t.Errorf("%q was asked", name)
 		}
 	}
-	if _, err := c.Query(t.Context(), nil, "acme.test", dnsmsg.TXT, true); err == nil {
+	if _, err := c.Query(t.Context(), nil, "acme.test", dnsmsg.TXT, dnsmsg.Recursive); err == nil {
 		t.Error("no server, no error")
 	}
 }

@@ -195,8 +195,23 @@ func ValidName(name string) error {
 	return nil
 }
 
-// Question packs a query. With edns the reply may be 1,232 bytes over UDP.
-func question(id uint16, name string, t Type, recurse, edns bool) ([]byte, error) {
+// Mode is how a server is asked.
+type Mode int
+
+// The modes.
+const (
+	// Recursive asks a resolver to find the answer, and to say whether it
+	// validated it.
+	Recursive Mode = iota
+	// Unchecked asks a resolver without validation (the CD bit, RFC 4035
+	// section 3.2.2): bogus answers come through.
+	Unchecked
+	// Direct asks a server for what it holds itself.
+	Direct
+)
+
+// question packs a query. With edns the reply may be 1,232 bytes over UDP.
+func question(id uint16, name string, t Type, m Mode, edns bool) ([]byte, error) {
 	if err := ValidName(name); err != nil {
 		return nil, err
 	}
@@ -204,7 +219,9 @@ func question(id uint16, name string, t Type, recurse, edns bool) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	b := dnsmessage.NewBuilder(make([]byte, 0, 128), dnsmessage.Header{ID: id, RecursionDesired: recurse, AuthenticData: recurse})
+	b := dnsmessage.NewBuilder(make([]byte, 0, 128), dnsmessage.Header{
+		ID: id, RecursionDesired: m != Direct, AuthenticData: m == Recursive, CheckingDisabled: m == Unchecked,
+	})
 	if err := b.StartQuestions(); err != nil {
 		return nil, err
 	}

@@ -9,7 +9,7 @@ import (
 // Whatever comes from the network, reading it ends, and what is taken for the
 // answer belongs to the question.
 func FuzzParse(f *testing.F) {
-	q, err := question(7, "acme.test", TXT, true, true)
+	q, err := question(7, "acme.test", TXT, Recursive, true)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -25,7 +25,7 @@ const maxText = 450
 
 // Lint lists what is wrong or weak in a tree, in the order of the tree.
 func Lint(root *Node) []Issue {
-	l := &linter{root: root}
+	l := &linter{root: root, seen: map[string]bool{}}
 	root.Visit(l.node)
 	l.counts()
 	l.overlaps()
@@ -35,6 +35,7 @@ func Lint(root *Node) []Issue {
 type linter struct {
 	root   *Node
 	issues []Issue
+	seen   map[string]bool // domains whose record was read
 }
 
 func (l *linter) add(code string, n *Node, t *Term, format string, args ...any) {
@@ -46,6 +47,14 @@ func (l *linter) add(code string, n *Node, t *Term, format string, args ...any) 
 }
 
 func (l *linter) node(n *Node, depth int) {
+	// A record that is reached on several ways has its faults once.
+	if n.Record != nil {
+		key := strings.ToLower(n.Domain)
+		if l.seen[key] {
+			return
+		}
+		l.seen[key] = true
+	}
 	if depth > 0 {
 		l.target(n)
 	}
@@ -58,6 +67,9 @@ func (l *linter) node(n *Node, depth int) {
 	}
 	for _, s := range n.Steps {
 		l.step(n, s)
+		if _, wrong := meantMechanism(s.Term.Text); wrong && !s.Term.Bad {
+			l.add("ignored_term", n, s.Term, "%q is read as a note and not as a permission, because it has \"=\" in place of \":\"", s.Term.Text)
+		}
 		if s.Term.Modifier && s.Term.Name == "v" {
 			l.add("repeated_version", n, s.Term, "%q stands in the middle of the record, as if two records had been joined by hand", s.Term.Text)
 		}
@@ -149,7 +161,7 @@ func (l *linter) counts() {
 	}
 	switch {
 	case n.Lookups > MaxLookups:
-		l.add("too_many_lookups", n, nil, "evaluating the record takes %s%d DNS look-ups; over %d every check ends in a permanent error", least, n.Lookups, MaxLookups)
+		l.add("too_many_lookups", n, nil, "evaluating the record takes %s%d DNS look-ups; over %d receivers give up and take the record for an error", least, n.Lookups, MaxLookups)
 	case n.Lookups >= 8:
 		l.add("many_lookups", n, nil, "evaluating the record takes %s%d of the %d DNS look-ups allowed", least, n.Lookups, MaxLookups)
 	}
@@ -172,7 +184,10 @@ func (l *linter) overlaps() {
 		text string
 	}
 	var nets []network
+	read := map[string]bool{}
 	l.root.Visit(func(n *Node, _ int) {
+		again := read[strings.ToLower(n.Domain)]
+		read[strings.ToLower(n.Domain)] = true
 		for _, s := range n.Steps {
 			t := s.Term
 			if s.Dead || t.Bad || t.Qualifier != '+' {
@@ -190,6 +205,9 @@ func (l *linter) overlaps() {
 					seen[key] = n.Domain
 				}
 			case "ip4", "ip6":
+				if again {
+					continue
+				}
 				for _, o := range nets {
 					if o.p.Addr().Is4() == t.Network.Addr().Is4() && o.p.Bits() <= t.Network.Bits() && o.p.Contains(t.Network.Addr()) {
 						l.add("covered_network", n, t, "%s is already covered by %s in the record of %s", t.Text, strconv.Quote(o.text), o.n.Domain)

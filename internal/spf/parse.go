@@ -180,7 +180,7 @@ func (r *Record) term(pos, end int) Term {
 	case "ip4", "ip6":
 		code, why = t.network(rest)
 	default:
-		code, why = "unknown_mechanism", strconv.Quote(clip(t.Name))+" is no SPF mechanism"
+		return bad("unknown_mechanism", strconv.Quote(clip(t.Text))+" means nothing in an SPF record")
 	}
 	if why != "" {
 		return bad(code, strconv.Quote(clip(t.Text))+": "+why)

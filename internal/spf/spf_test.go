@@ -178,6 +178,17 @@ func FuzzParse(f *testing.F) {
 			}
 			sound = sound && outside[x.Code]
 		}
+		// A mended record is sound, ends what it leaves open, and has nothing
+		// left to mend.
+		if text, ok := Mend(WalkText(s)); ok {
+			again := WalkText(text)
+			if !Is(text) || len(again.Record.Faults) > 0 || again.Record.All() == nil && again.Record.Redirect() == nil {
+				t.Fatalf("%q is mended to %q: %+v", s, text, again.Record.Faults)
+			}
+			if more, ok := Mend(again); ok {
+				t.Fatalf("%q is mended to %q, and that to %q", s, text, more)
+			}
+		}
 		// "/33" is a range for the parser and no part of the expression.
 		if m := grammatical(joined); m && !sound || !m && len(r.Faults) == 0 {
 			t.Fatalf("%q: grammar says %v, parser %+v", s, m, r.Faults)
@@ -330,6 +341,29 @@ func checkMerge(t *testing.T, texts []string) {
 			t.Fatalf("%q: %s passed, with %q it gets %s", texts, ip, m.Text, now)
 		}
 	}
+	// The linter finds nothing that it did not find before, in any of them;
+	// what the include brings with it is its two look-ups.
+	source := func(z resolverZone) *mapZone {
+		m := mapZone(z)
+		return &m
+	}
+	old := map[string]bool{"many_lookups": true, "same_include": true, "covered_network": true, "long_record": true}
+	for _, text := range texts {
+		z := resolverZone{"acme.test": text, "other.test": zone["other.test"], target: zone[target]}
+		for _, i := range Lint(Walk(t.Context(), source(z), "acme.test", Identity{})) {
+			old[i.Code] = true
+		}
+	}
+	if len(texts) > 1 { // what was dead or alone may add up in one record
+		for _, code := range []string{"too_many_voids", "many_voids", "too_many_lookups", "void_term", "covered_network"} {
+			old[code] = true
+		}
+	}
+	for _, i := range Lint(Walk(t.Context(), source(after), "acme.test", Identity{})) {
+		if !old[i.Code] {
+			t.Fatalf("%q: with %q the linter finds %s: %s", texts, m.Text, i.Code, i.Text)
+		}
+	}
 	// A Postmark address passes, unless a term in front of it says otherwise.
 	denied := regexp.MustCompile(`(?i)[-~?](a|mx|ip4:203|include|all)|\b(include|redirect)[:=]other`)
 	voids := strings.Count(m.Text, "exists:")+strings.Count(m.Text, "ptr") > 2 // they find nothing here
@@ -391,3 +425,34 @@ type failZone struct{}
 func (failZone) TXT(context.Context, string) ([]string, Status)       { return nil, Failed }
 func (failZone) Addrs(context.Context, string) ([]netip.Addr, Status) { return nil, Failed }
 func (failZone) MX(context.Context, string) ([]string, Status)        { return nil, Failed }
+
+// A mail takes the look-ups up to the term that matches, and no more.
+func TestSpent(t *testing.T) {
+	t.Parallel()
+	zone := &mapZone{
+		"acme.test":  "v=spf1 ip4:192.0.2.0/24 include:one.test exists:%{i}.x.test include:two.test -all",
+		"one.test":   "v=spf1 ip4:198.51.100.0/24 include:three.test -all",
+		"two.test":   "v=spf1 ip6:2001:db8::/32 redirect=three.test",
+		"three.test": "v=spf1 ip4:203.0.113.0/24 -all",
+	}
+	root := Walk(t.Context(), zone, "acme.test", Identity{})
+	for _, tt := range []struct {
+		addr    string
+		lookups int
+		exact   bool
+	}{
+		{"192.0.2.7", 0, true},
+		{"::ffff:192.0.2.7", 0, true},
+		{"198.51.100.7", 1, true},
+		{"203.0.113.7", 2, true},
+		{"2001:db8::1", 4, false}, // the name behind exists depends on the mail
+		{"8.8.8.8", 5, false},
+	} {
+		if n, exact := root.Spent(netip.MustParseAddr(tt.addr)); n != tt.lookups || exact != tt.exact {
+			t.Errorf("%s: %d look-ups, exact %v; want %d, %v", tt.addr, n, exact, tt.lookups, tt.exact)
+		}
+	}
+	if n, exact := Walk(t.Context(), failZone{}, "acme.test", Identity{}).Spent(netip.MustParseAddr("192.0.2.7")); n != 0 || exact {
+		t.Errorf("a record that could not be asked for: %d, %v", n, exact)
+	}
+}

@@ -99,6 +99,22 @@ func Walk(ctx context.Context, src Source, domain string, id Identity) *Node {
 	return root
 }
 
+// WalkText is a tree of one record alone: nothing is asked.
+func WalkText(text string) *Node {
+	n := &Node{State: OK, Texts: []string{text}, Record: Parse(text)}
+	all := n.Record.All()
+	for i := range n.Record.Terms {
+		t := &n.Record.Terms[i]
+		n.Steps = append(n.Steps, &Step{Term: t, State: Unasked, Dead: dead(t, all)})
+	}
+	return n
+}
+
+// dead: after "all" nothing is looked at, and beside it no redirect.
+func dead(t, all *Term) bool {
+	return all != nil && (!t.Modifier && t.Pos > all.Pos || t.Modifier && t.Name == "redirect")
+}
+
 type task struct {
 	ask  func() // concurrently
 	then func() // in order
@@ -165,7 +181,7 @@ func (w *walk) steps(n *Node) {
 		t := &n.Record.Terms[i]
 		s := &Step{Term: t, State: OK}
 		n.Steps = append(n.Steps, s)
-		s.Dead = all != nil && (!t.Modifier && t.Pos > all.Pos || t.Modifier && t.Name == "redirect")
+		s.Dead = dead(t, all)
 		if t.Bad || s.Dead || !t.Costs() {
 			continue
 		}
@@ -277,6 +293,17 @@ func (n *Node) visit(f func(*Node, int), depth int) {
 			s.Child.visit(f, depth+1)
 		}
 	}
+}
+
+// Uses reports whether a name in the tree is made with the macro letter, such
+// as 'p' for the name of the sending address (RFC 7208 section 7.2).
+func (n *Node) Uses(letter byte) (uses bool) {
+	n.Visit(func(n *Node, _ int) {
+		for _, s := range n.Steps {
+			uses = uses || !s.Dead && strings.Contains(strings.ToLower(s.Term.Value), "%{"+string(letter))
+		}
+	})
+	return uses
 }
 
 // FindInclude looks for an include of (or a redirect to) target anywhere in the

@@ -26,6 +26,11 @@ type Fault struct {
 	Drop bool
 	// RCode replies with this code and no records when not 0.
 	RCode int
+	// Bogus replies with SERVFAIL unless the question carries the CD bit, as
+	// a validating resolver does where signatures are wrong.
+	Bogus bool
+	// Liar replies with the right question and records of another name.
+	Liar bool
 	// WrongID replies with another id before, never the right one.
 	WrongID bool
 	// Truncate cuts each UDP reply; with TCPDrop the TCP one never comes.
@@ -320,6 +325,14 @@ func (s *Server) reply(msg []byte, udp bool) [][]byte {
 	id := h.ID
 	if f.WrongID {
 		id++
+	}
+	if f.Bogus && !h.CheckingDisabled {
+		f.RCode = dnsmsg.ServFail
+	}
+	if f.Liar {
+		for i := range answers {
+			answers[i].Name = "liar.test."
+		}
 	}
 	if f.RCode != 0 {
 		answers, authority, rcode = nil, nil, f.RCode

@@ -1,0 +1,124 @@
+package fluxly
+
+import (
+	"context"
+	"strings"
+
+	"github.com/getfluxly/fluxly/internal/spf"
+)
+
+// spfMended is the one record to publish in place of a faulty one, whatever
+// the number of its faults; "" when a person has to write it.
+func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node) string {
+	text := k.spfSplit(apex, tree)
+	if text == "" {
+		var ok bool
+		if text, ok = spf.Mend(tree); !ok {
+			return ""
+		}
+	}
+	// A record that costs too much may go on doing so: senders have to go,
+	// and which ones is not for a program to say.
+	if why, lookups := k.newFault(ctx, text, tree); why != "" || lookups > max(tree.Lookups, spf.MaxLookups) {
+		return ""
+	}
+	return text
+}
+
+// mendable are the linter's codes about which spf.Mend does something.
+var mendable = map[string]bool{
+	"syntax": true, "loop": true, "target_missing": true, "too_many_voids": true, "many_voids": true, "void_term": true,
+	"pass_all": true, "repeated_version": true, "neutral_all": true, "no_all": true, "after_all": true, "dead_redirect": true,
+	"ptr": true, "same_include": true, "ignored_term": true,
+}
+
+// ownIssue: the fault lies in the domain's own record, or right where it
+// points.
+func ownIssue(tree *spf.Node, i spf.Issue) bool {
+	if i.Domain == tree.Domain {
+		return true
+	}
+	for _, s := range tree.Steps {
+		if s.Child != nil && s.Child.Domain == i.Domain && i.Code == "target_missing" {
+			return true
+		}
+	}
+	return false
+}
+
+// spfSplit looks for what panels do to a long record: strings that were meant
+// to be joined by a blank, and a record that ends at the 255 bytes that one
+// string can hold (RFC 1035 section 3.3.14). It returns the record with the
+// blanks put in.
+func (k *checker) spfSplit(apex dnsReply, tree *spf.Node) string {
+	if tree.Record == nil {
+		return ""
+	}
+	for _, rec := range apex.records {
+		text := rec.Text()
+		if text != tree.Record.Text {
+			continue
+		}
+		if len(rec.Strings) == 1 && len(text) == 255 && tree.Record.All() == nil && tree.Record.Redirect() == nil {
+			k.add("spf_cut", DomainFinding{
+				Name: k.domain, Type: "TXT", Found: []string{text},
+				Summary: "The SPF record ends after exactly 255 bytes and without \"all\": the DNS panel seems to have cut it.",
+				Fix:     "Enter the whole record again, in quoted parts of at most 255 characters each: \"first part \" \"second part\". A blank between two terms must stand inside the quotes.",
+			})
+		}
+		bad := len(tree.Record.Faults) > 0
+		tree.Visit(func(n *spf.Node, depth int) { bad = bad || depth == 1 && n.State == spf.None })
+		if joined := strings.Join(rec.Strings, " "); bad && len(rec.Strings) > 1 && joined != text {
+			if fixed := oneBlank(rec.Strings); len(spf.Parse(fixed).Faults) == 0 {
+				k.add("spf_split", DomainFinding{
+					Name: k.domain, Type: "TXT", Found: rec.Strings,
+					Summary: "The SPF record is published in several parts, and the blank between two of them is missing, so two terms run into one.",
+					Fix:     "Enter the record below in one piece, or put the blank inside the quotes of a part.",
+					Publish: []DomainRecord{txtRecord(k.domain, fixed, text)},
+				})
+				return fixed
+			}
+		}
+	}
+	return ""
+}
+
+// oneBlank joins strings with a blank where none stands, unless that breaks
+// what was whole.
+func oneBlank(parts []string) string {
+	out := parts[0]
+	for _, p := range parts[1:] {
+		if !strings.HasSuffix(out, " ") && !strings.HasPrefix(p, " ") {
+			out += " "
+		}
+		out += p
+	}
+	return out
+}
+
+// mendNearSPF writes a text that was meant as SPF as a record, or returns "".
+func mendNearSPF(s string) string {
+	t := strings.Trim(s, " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u00a0\ufeff")
+	_, rest, _ := strings.Cut(t, " ")
+	tree := spf.WalkText("v=spf1 " + rest)
+	if text, ok := spf.Mend(tree); ok {
+		return text
+	}
+	if len(tree.Record.Faults) > 0 {
+		return ""
+	}
+	return tree.Record.Text
+}
+
+// spfPublish is the one SPF record among texts, to be published at name.
+func spfPublish(name string, texts []string) (out []DomainRecord) {
+	for _, t := range texts {
+		if spf.Is(t) && len(spf.Parse(t).Faults) == 0 {
+			out = append(out, txtRecord(name, t))
+		}
+	}
+	if len(out) != 1 {
+		return nil
+	}
+	return out
+}

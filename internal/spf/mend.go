@@ -1,0 +1,153 @@
+package spf
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Mend corrects what can be corrected in the root's own record without knowing
+// who sends: usual slips of the pen, terms that do nothing or lead nowhere, and
+// a missing or too open "all". Networks, includes that answer, and unknown
+// modifiers stay. ok is false when nothing is to be mended or the grammar
+// cannot be.
+func Mend(root *Node) (text string, ok bool) {
+	if root.Record == nil {
+		return "", false
+	}
+	r, steps := root.Record, root.Steps
+	if len(r.Faults) > 0 {
+		r, steps = Parse(mendText(r.Text)), nil
+		if len(r.Faults) > 0 {
+			return "", false
+		}
+	}
+	all, redirect := r.All(), r.Redirect()
+	var before, after []string // "all"
+	seen := map[string]bool{}
+	useless := false
+	for i := range r.Terms {
+		t := &r.Terms[i]
+		switch {
+		case t.Name == "all" && !t.Modifier, t.Modifier && t.Name == "v", t.Name == "ptr" && !t.Modifier:
+			continue
+		case t.Modifier && t.Name == "redirect":
+			if all == nil && !nowhere(root, steps, i) {
+				after = append(after, t.Text)
+			} else {
+				redirect = nil
+			}
+			continue
+		case t.Modifier:
+			if fixed, wrong := meantMechanism(t.Text); wrong && len(Parse("v=spf1 "+fixed).Faults) == 0 {
+				before = append(before, fixed)
+				continue
+			}
+			after = append(after, t.Text)
+			continue
+		case nowhere(root, steps, i):
+			useless = true
+			continue
+		case t.Name == "include":
+			key := string(t.Qualifier) + strings.ToLower(strings.TrimSuffix(t.Value, "."))
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
+		}
+		before = append(before, t.Text)
+	}
+	switch {
+	case all != nil && (all.Qualifier == '+' || all.Qualifier == '?'):
+		before = append(before, "~all")
+	case all != nil:
+		before = append(before, all.Text)
+	case redirect == nil:
+		before = append(before, "~all")
+	}
+	if useless && len(before) == 1 && all != nil && all.Qualifier == '-' {
+		// Whoever named senders has some; that none of them is found must not
+		// end in a record that refuses everybody.
+		before[0] = "~all"
+	}
+	text = strings.Join(append(append([]string{r.Text[:6]}, before...), after...), " ")
+	return text, strings.Join(strings.FieldsFunc(root.Record.Text, func(c rune) bool { return c == ' ' }), " ") != text
+}
+
+// nowhere reports whether the term asks for something that is not there, or
+// leads back to the record itself.
+func nowhere(root *Node, steps []*Step, i int) bool {
+	if i >= len(steps) || steps[i].Dead {
+		return false
+	}
+	s := steps[i]
+	return s.State == None || s.State == Loop && strings.EqualFold(s.Target, root.Domain)
+}
+
+// meantMechanism: "ip4=192.0.2.1" is legal, and means nothing.
+func meantMechanism(term string) (fixed string, wrong bool) {
+	name, value, ok := strings.Cut(term, "=")
+	if !ok || !slices.Contains([]string{"a", "mx", "ip4", "ip6", "include", "exists", "ipv4", "ipv6"}, strings.ToLower(name)) {
+		return "", false
+	}
+	return mendTerm(name + ":" + value), true
+}
+
+// mendText takes out what panels, word processors and haste put in.
+func mendText(s string) string {
+	if !Is(s) {
+		return s
+	}
+	rest := strings.Map(func(c rune) rune {
+		switch c {
+		case ',', ';', '\t', '\r', '\n', '\u00a0', '\u200b', '\ufeff':
+			return ' '
+		case '"', '\'', '\\', '\u201c', '\u201d', '\u201e', '\u2018', '\u2019':
+			return -1
+		case '\u2010', '\u2011', '\u2012', '\u2013', '\u2014', '\u2212':
+			return '-'
+		}
+		return c
+	}, s[6:])
+	out := []string{s[:6]}
+	open := "" // a term that waits for its other half
+	for _, f := range strings.Fields(rest) {
+		f, open = open+f, ""
+		if len(f) == 1 && strings.ContainsAny(f, "+-~?") || strings.HasSuffix(f, ":") {
+			open = f
+			continue
+		}
+		out = append(out, mendTerm(f))
+	}
+	if open != "" {
+		out = append(out, open)
+	}
+	return strings.Join(out, " ")
+}
+
+func mendTerm(f string) string {
+	q := f[:len(f)-len(strings.TrimLeft(f, "+-~?"))]
+	body := f[len(q):]
+	if strings.EqualFold(strings.Trim(body, "."), "all") {
+		return q + "all"
+	}
+	name, value, ok := strings.Cut(body, ":")
+	if !ok {
+		return f
+	}
+	switch strings.ToLower(name) {
+	case "ipv4", "ip4", "ipv6", "ip6", "ip":
+		name = "ip4"
+		if strings.Contains(value, ":") {
+			name = "ip6"
+		}
+		if p, err := netip.ParsePrefix(value); err == nil {
+			value = p.String()
+		}
+	case "includes", "inlcude", "inculde", "incude":
+		name = "include"
+	default:
+		return f
+	}
+	return q + name + ":" + value
+}
