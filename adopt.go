@@ -80,7 +80,7 @@ func (e *Engine) adoptOne(ctx context.Context, tx Tx, c *compiler, rc RunCount) 
 			return nil
 		}
 	}
-	if e.pinned[pinnedKey(rc.Automation, rc.Version)] != nil {
+	if e.versions.get(rc.Automation, rc.Version) != nil {
 		return nil
 	}
 	d, err := tx.Definition(ctx, rc.Automation, rc.Version)
@@ -106,7 +106,7 @@ func (e *Engine) adoptOne(ctx context.Context, tx Tx, c *compiler, rc RunCount) 
 		return nil
 	}
 	p.version = rc.Version
-	e.know(p)
+	e.versions.add(p)
 	return nil
 }
 

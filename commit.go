@@ -10,6 +10,8 @@ import (
 type write struct {
 	ctx context.Context //nolint:containedctx // for values; it lives as long as the call
 	fn  func(ctx context.Context, tx Tx) error
+	// hints are what fn is about to ask for.
+	hints []Preload
 }
 
 // batchLimit is the most callers that share a commit. Larger batches gain
@@ -49,7 +51,11 @@ func (e *Engine) commit(ctx context.Context, batch []write) []error {
 func (e *Engine) commitAs(ctx context.Context, batch []write, errs []error, catchUp bool) (late bool, err error) {
 	var shared *sharedTx // of the last attempt
 	err = e.guardedUpdate(ctx, func(tx Tx) (err error) {
-		if shared, err = e.share(ctx, tx); err != nil {
+		var hints []Preload
+		for i := range batch {
+			hints = append(hints, batch[i].hints...)
+		}
+		if shared, err = e.share(ctx, tx, hints); err != nil {
 			return err
 		}
 		late = shared.late
@@ -111,18 +117,28 @@ func (h *hostError) Unwrap() error { return h.err }
 
 // update runs fn, a call of the program's, in a transaction that it may share
 // with other callers.
-func (e *Engine) update(ctx context.Context, fn func(ctx context.Context, tx Tx) error) error {
+func (e *Engine) update(ctx context.Context, hint Preload, fn func(ctx context.Context, tx Tx) error) error {
+	if err := e.checkOpen(); err != nil {
+		return err
+	}
+	return e.finish(ctx, fn, hint)
+}
+
+func (e *Engine) checkOpen() error {
 	e.mu.Lock()
-	closed := e.closed
-	e.mu.Unlock()
-	if closed {
+	defer e.mu.Unlock()
+	if e.closed {
 		return fmt.Errorf("fluxly: engine: %w", ErrClosed)
 	}
-	return e.finish(ctx, fn)
+	return nil
 }
+
+// updateFunc is [Engine.update], or the same inside a transaction of the
+// caller's own.
+type updateFunc func(ctx context.Context, hint Preload, fn func(ctx context.Context, tx Tx) error) error
 
 // finish is update for work that has begun: its outcome is stored also when
 // the engine was closed meanwhile.
-func (e *Engine) finish(ctx context.Context, fn func(ctx context.Context, tx Tx) error) error {
-	return e.writes.Do(ctx, write{ctx: ctx, fn: fn})
+func (e *Engine) finish(ctx context.Context, fn func(ctx context.Context, tx Tx) error, hints ...Preload) error {
+	return e.writes.Do(ctx, write{ctx: ctx, fn: fn, hints: hints})
 }

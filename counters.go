@@ -35,6 +35,7 @@ func (c *counters) add(n Counters) {
 	s.Skipped += n.Skipped
 	s.Unknown += n.Unknown
 	s.Retries += n.Retries
+	s.RateWaits += n.RateWaits
 	s.AccountErrors += n.AccountErrors
 }
 
@@ -76,6 +77,8 @@ type Counters struct {
 	// AccountErrors hand-overs that failed for a reason that concerns all
 	// mails.
 	Queued, Accepted, Refused, Skipped, Unknown, Retries, AccountErrors int64
+	// RateWaits are mails put off by Config.SendRate.
+	RateWaits int64
 }
 
 // Counters returns the figures since the engine was made.
@@ -84,3 +87,10 @@ func (e *Engine) Counters() Counters {
 	defer e.counters.mu.Unlock()
 	return e.counters.sum
 }
+
+// Waiting returns how many calls (Track and the like, and the engine's own
+// work) wait for a commit at this moment. It grows when the store is slow: each
+// of your calls is held up until it is stored, or until its context ends, and
+// nothing else is kept, so what waits is bounded by your callers. Watch it next
+// to [Engine.Counters].
+func (e *Engine) Waiting() int { return e.writes.Waiting() }

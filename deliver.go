@@ -142,11 +142,19 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 		at := e.cfg.Now()
 		now := e.now()
 		batch := take()
+		hints := make([]Preload, len(batch))
+		for i, x := range batch {
+			hints[i].SendKey = x.ID
+		}
+		if err := preload(ctx, tx, hints); err != nil {
+			return err
+		}
 		// Only now: the slots that take found may be free because of a failure
 		// that holds the sender.
 		e.mu.Lock()
 		held := e.heldUntil
 		e.mu.Unlock()
+		turns := &turns{rate: e.cfg.SendRate, now: now}
 		for _, x := range batch {
 			m, err := tx.Send(ctx, x.ID)
 			if err != nil {
@@ -176,6 +184,13 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 				}
 				continue
 			}
+			if !e.emails.has(m.Email) && e.foreign(now, m.QueuedAt) {
+				m.DueAt, m.Detail = now.Add(foreignWait), "this process has no template of that name; another release has it"
+				if err := tx.PutSend(ctx, m); err != nil {
+					return err
+				}
+				continue
+			}
 			prof, run, err := e.parties(ctx, tx, m)
 			if err != nil {
 				return err
@@ -188,6 +203,16 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 				}
 				continue
 			}
+			if ok, err := turns.take(ctx, tx, m); err != nil {
+				return err
+			} else if !ok {
+				countOf(tx).RateWaits++
+				if err := tx.PutSend(ctx, m); err != nil {
+					return err
+				}
+				continue
+			}
+			m.Detail = ""
 			m.Status, m.Owner, m.ClaimedAt, m.DueAt = SendSending, e.owner, now, now.Add(e.lease())
 			m.Attempts++
 			if err := tx.PutSend(ctx, m); err != nil {
@@ -195,7 +220,7 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 			}
 			claimed = append(claimed, e.flights.begin(m, at))
 		}
-		return nil
+		return turns.done(ctx, tx)
 	})
 	if err != nil {
 		forget()
@@ -406,7 +431,7 @@ var errTooLate = errors.New("too late in the claim")
 func (e *Engine) giveBack(ctx context.Context, m *SendRecord) {
 	err := e.ofClaim(ctx, m, func(ctx context.Context, tx Tx, now *SendRecord, _ bool) error {
 		now.Status, now.Owner, now.DueAt = SendQueued, "", e.now()
-		now.Detail = "this process was stopped for a while between claim and hand-over"
+		now.Detail = "this process was too slow, or stopped for a while, between claim and hand-over"
 		countOf(tx).Retries++
 		return tx.PutSend(ctx, now)
 	})
@@ -427,7 +452,7 @@ func (e *Engine) send(ctx context.Context, f *flight, msg *Message, done func())
 	// What it is when the sender ends its goroutine and returns nothing.
 	var err error = &DeliveryError{Kind: Unknown, Text: "the sender ended its goroutine (runtime.Goexit)"}
 	ended := bounded(ctx, e.cfg.SendTimeout, func(ctx context.Context) {
-		if since(f.at, e.cfg.Now()) > e.lastCall() {
+		if since(f.at, e.cfg.Now()) > e.callBy() {
 			err = errTooLate
 			done()
 			return

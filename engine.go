@@ -108,6 +108,10 @@ type Config struct {
 	KeepBodies bool
 	// MaxSends is how many mails are under way at once. Default: 8.
 	MaxSends int
+	// SendRate is the most mails that are handed over in any second, by all
+	// processes on the store together; about five sixths of it are reached.
+	// What must wait is put off in order. Default: 0, no limit.
+	SendRate int
 	// SendTimeout bounds one hand-over. Default: 1 minute.
 	SendTimeout time.Duration
 	// RetryFor is how long a mail is tried again, counted from its first
@@ -170,13 +174,14 @@ type Engine struct {
 	clock    *steadyClock
 	counters counters
 
-	programs []*program            // the present versions, in the order of Config
-	current  map[string]*program   // by name
-	pinned   map[string]*program   // by name and version, the present ones too
+	programs []*program          // the present versions, in the order of Config
+	current  map[string]*program // by name
+	versions versions
 	triggers map[string][]*program // by signal
 	segments *segmentSet
-	// awaited are the signals that some run may wait for.
-	awaited map[string]bool
+	rules    compileContext // of the conditions of all versions
+	// shared: other processes may work on the store too.
+	shared bool
 
 	writes *gather.Gatherer[write]
 
@@ -208,8 +213,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg:     cfg,
 		store:   cfg.Store,
 		clock:   &steadyClock{read: cfg.Now},
-		current: map[string]*program{}, pinned: map[string]*program{},
-		triggers: map[string][]*program{}, awaited: map[string]bool{},
+		current: map[string]*program{}, triggers: map[string][]*program{},
 	}
 	c := &compiler{funcs: cfg.Funcs}
 	e.checkParts(c)
@@ -246,6 +250,8 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("fluxly: make a name for this engine: %w", err)
 	}
 	e.owner = idEncoding.EncodeToString(id[:])
+	x, exclusive := cfg.Store.(ExclusiveStore)
+	e.shared = !exclusive || !x.Exclusive()
 	e.writes = gather.New(batchLimit, e.commit)
 	if err := e.adopt(c); err != nil {
 		return nil, err
@@ -274,6 +280,7 @@ func (e *Engine) checkParts(c *compiler) {
 		negative bool
 	}{
 		{"MaxSends", e.cfg.MaxSends < 0},
+		{"SendRate", e.cfg.SendRate < 0},
 		{"SendTimeout", e.cfg.SendTimeout < 0},
 		{"RetryFor", e.cfg.RetryFor < 0},
 		{"CallAttempts", e.cfg.CallAttempts < 0},
@@ -367,6 +374,7 @@ func (e *Engine) compile(c *compiler) {
 		c.segments[s.Name] = true
 	}
 	c.rules = compileContext{Funcs: e.cfg.Conditions, HasSegment: func(n string) bool { return c.segments[n] }}
+	e.rules = c.rules
 	e.segments = c.compileSegments(e.cfg.Segments)
 	named := map[string]bool{}
 	for _, a := range e.cfg.Automations {
@@ -381,20 +389,10 @@ func (e *Engine) compile(c *compiler) {
 		}
 		e.programs = append(e.programs, p)
 		e.current[a.Name] = p
-		e.know(p)
+		e.versions.add(p)
 		if s := a.Trigger.signal(); s != "" {
 			e.triggers[s] = append(e.triggers[s], p)
 		}
-	}
-}
-
-func pinnedKey(automation, version string) string { return automation + "@" + version }
-
-// know makes a version usable for runs.
-func (e *Engine) know(p *program) {
-	e.pinned[pinnedKey(p.def.Name, p.version)] = p
-	for _, s := range p.signals() {
-		e.awaited[s] = true
 	}
 }
 

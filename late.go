@@ -39,6 +39,18 @@ func (s *sharedTx) PutMembership(ctx context.Context, m *Membership) error {
 	return s.Tx.PutMembership(ctx, m)
 }
 
+// preload tells a store that reads ahead what is coming.
+func preload(ctx context.Context, tx Tx, hints []Preload) error {
+	if s, ok := tx.(*sharedTx); ok {
+		tx = s.Tx
+	}
+	p, ok := tx.(Preloader)
+	if !ok || len(hints) == 0 {
+		return nil
+	}
+	return p.Preload(ctx, hints)
+}
+
 // countOf is where a transaction counts.
 func countOf(tx Tx) *Counters {
 	if s, ok := tx.(*sharedTx); ok {
@@ -47,9 +59,21 @@ func countOf(tx Tx) *Counters {
 	return &Counters{}
 }
 
-// share makes a sharedTx.
-func (e *Engine) share(ctx context.Context, tx Tx) (*sharedTx, error) {
+// share makes a sharedTx. A store that reads ahead is told what is coming; what
+// is overdue comes with it, so that nothing need be asked to know whether
+// anything is.
+func (e *Engine) share(ctx context.Context, tx Tx, hints []Preload) (*sharedTx, error) {
 	s := &sharedTx{Tx: tx, now: e.now()}
+	if p, ok := tx.(Preloader); ok {
+		for i := range hints {
+			hints[i].Overdue = s.now.Add(time.Nanosecond) // due now counts too
+		}
+		s.late = true
+		if len(hints) == 0 {
+			return s, nil
+		}
+		return s, p.Preload(ctx, hints)
+	}
 	for _, kind := range [...]WorkKind{WorkWake, WorkSegment} {
 		due, _, err := tx.Due(ctx, kind, s.now.Add(-time.Nanosecond), 1)
 		if err != nil {

@@ -16,7 +16,7 @@ import (
 // in Postmark's dashboard, still changes the suppressions.
 // https://postmarkapp.com/developer/webhooks/webhooks-overview
 func (e *Engine) Notice(ctx context.Context, n PostmarkNotice) error {
-	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+	return e.update(ctx, Preload{SendKey: n.SendKey}, func(ctx context.Context, tx Tx) error {
 		if s, ok := n.Suppression(); ok {
 			if s.At.IsZero() {
 				s.At = e.now()

@@ -99,6 +99,8 @@ type compiler struct {
 	funcs    map[string]StepFunc
 	rules    compileContext
 	segments map[string]bool
+	// foreign: emails and host code are another process's, and not looked for.
+	foreign  bool
 	problems []Problem
 }
 
@@ -409,7 +411,7 @@ func (c *compiler) step(def Automation, id string, s *Step) {
 	case StepSend:
 		if s.Email == "" {
 			bad("email", "no email is named")
-		} else if !c.emails(s.Email) {
+		} else if !c.foreign && !c.emails(s.Email) {
 			bad("email", "there is no template %q in Config.Emails", s.Email)
 		}
 	case StepWait:
@@ -455,7 +457,7 @@ func (c *compiler) step(def Automation, id string, s *Step) {
 	case StepDo:
 		if s.Func == "" {
 			bad("func", "no function is named")
-		} else if c.funcs[s.Func] == nil {
+		} else if !c.foreign && c.funcs[s.Func] == nil {
 			bad("func", "there is no function %q in Config.Funcs", s.Func)
 		}
 	case StepEnd:

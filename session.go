@@ -67,6 +67,12 @@ func (e *Engine) session(ctx context.Context, tx Tx, now time.Time, origin strin
 	return &session{e: e, ctx: ctx, tx: tx, count: countOf(tx), now: now, at: now, origin: origin}
 }
 
+// of says whom the session is about.
+func (s *session) of(p *Profile) *session {
+	s.profile = p
+	return s
+}
+
 // open makes a session for a profile by its id.
 func (e *Engine) open(ctx context.Context, tx Tx, now time.Time, profileID, origin string) (*session, error) {
 	p, err := tx.Profile(ctx, profileID)
@@ -228,7 +234,7 @@ func (s *session) work(h happening) error {
 	if h.event != nil {
 		occurred, props = h.event.OccurredAt, h.event.Properties
 	}
-	if s.e.awaited[h.signal] {
+	if s.e.shared || s.e.versions.await(h.signal) {
 		runs, err := s.tx.LiveRuns(s.ctx, s.profile.ID, h.signal, time.Time{})
 		if err != nil {
 			return err
@@ -382,9 +388,7 @@ func (s *session) decide(r *Run, c cause) error {
 }
 
 // program returns the version that a run is pinned to; nil when it is nowhere.
-func (s *session) program(r *Run) (*program, error) {
-	return s.e.pinned[pinnedKey(r.Automation, r.Version)], nil
-}
+func (s *session) program(r *Run) (*program, error) { return s.e.program(s.ctx, s.tx, r) }
 
 // apply writes the effects of a decision.
 func (s *session) apply(r *Run, fx effects) error {

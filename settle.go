@@ -108,7 +108,7 @@ func (e *Engine) ofClaim(ctx context.Context, m *SendRecord, fn func(ctx context
 				return err
 			}
 			return fn(ctx, tx, now, alone)
-		})
+		}, Preload{SendKey: m.Key})
 	}
 	err := try(false)
 	if err == nil {
@@ -290,7 +290,7 @@ func (e *Engine) lookup(ctx context.Context, l LookupSender, key string) (r Rece
 // with sent, it counts as accepted; else it is queued again. A mail that is not
 // unknown is [ErrNotFound].
 func (e *Engine) Settle(ctx context.Context, key string, sent bool) error {
-	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+	return e.update(ctx, Preload{SendKey: key}, func(ctx context.Context, tx Tx) error {
 		m, err := tx.Send(ctx, key)
 		if err != nil {
 			return err

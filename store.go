@@ -259,6 +259,12 @@ type Preload struct {
 	Signals []string
 	// Runs are the automations and keys that LastRun is asked for.
 	Runs []RunKey
+	// RunID and SendKey are those of a run and a mail; then their person is
+	// the one asked about, and the run of the mail is asked for too.
+	RunID, SendKey string
+	// Overdue is the time with which LiveRuns is asked for what the person's
+	// timers are behind with, and then for the memberships; zero: it is not.
+	Overdue time.Time
 }
 
 // RunKey names the runs of one automation with one key.

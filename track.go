@@ -27,7 +27,7 @@ func (e *Engine) Track(ctx context.Context, ev Event) error {
 	if err := ev.normalize(); err != nil {
 		return err
 	}
-	return e.track(ctx, &ev)
+	return e.track(ctx, e.update, &ev)
 }
 
 // Identify joins the ids given into one profile and sets traits on it; a nil
@@ -37,7 +37,7 @@ func (e *Engine) Identify(ctx context.Context, id Identity) error {
 	if err := ev.normalize(); err != nil {
 		return err
 	}
-	return e.track(ctx, &ev)
+	return e.track(ctx, e.update, &ev)
 }
 
 // identifiers are the ids that an event carries.
@@ -55,12 +55,12 @@ func (e *Event) identifiers() []Identifier {
 	return ids
 }
 
-func (e *Engine) track(ctx context.Context, ev *Event) error {
+func (e *Engine) track(ctx context.Context, update updateFunc, ev *Event) error {
 	if ev.MessageID == "" {
 		ev.MessageID = newMessageID()
 	}
 	digest := ev.digest()
-	err := e.update(ctx, func(ctx context.Context, tx Tx) error {
+	err := update(ctx, e.hint(ev), func(ctx context.Context, tx Tx) error {
 		now := e.clockOf(tx)
 		if !ev.Timestamp.IsZero() && ev.Timestamp.After(now.Add(maxSkew)) {
 			return refuse(fieldErrorf("timestamp", ev.Timestamp.Format(time.RFC3339), "is more than %s ahead of the clock", maxSkew))
@@ -72,6 +72,26 @@ func (e *Engine) track(ctx context.Context, ev *Event) error {
 		return err
 	}
 	return nil
+}
+
+// hint is what an event is about to ask for.
+func (e *Engine) hint(ev *Event) Preload {
+	h := Preload{IDs: ev.identifiers(), MessageID: ev.MessageID, Signals: []string{ev.Name}}
+	for name := range ev.Traits {
+		h.Signals = append(h.Signals, traitSignal(name))
+	}
+	for _, s := range h.Signals {
+		for _, p := range e.triggers[s] {
+			k := RunKey{Automation: p.def.Name}
+			if p.def.Key != "" && s == ev.Name {
+				if v, ok := lookupValue(ev.Properties, p.def.Key); ok {
+					k.Key, _ = runKeyText(v)
+				}
+			}
+			h.Runs = append(h.Runs, k)
+		}
+	}
+	return h
 }
 
 // record is what Track does inside a transaction.
@@ -137,11 +157,13 @@ func (e *Engine) record(ctx context.Context, tx Tx, ev *Event, digest [32]byte, 
 // whichever is older. UserID is looked up as a user id, then as an external
 // id, and becomes an external id when nobody has it.
 // https://docs.getfluxly.com/identity/alias
-func (e *Engine) Alias(ctx context.Context, a Alias) error {
+func (e *Engine) Alias(ctx context.Context, a Alias) error { return e.alias(ctx, e.update, a) }
+
+func (e *Engine) alias(ctx context.Context, update updateFunc, a Alias) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
-	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+	return update(ctx, Preload{}, func(ctx context.Context, tx Tx) error {
 		now := e.clockOf(tx)
 		source := Identifier{AnonymousID, a.AnonymousID}
 		if a.PreviousID != "" {
@@ -217,11 +239,13 @@ func anyID(id string) []Identifier {
 // suppressed, Erase reads all profiles to know: with SQLite that is some five
 // seconds for each million people, in which nothing else is written.
 // https://docs.getfluxly.com/gdpr/erase
-func (e *Engine) Erase(ctx context.Context, er Erasure) error {
+func (e *Engine) Erase(ctx context.Context, er Erasure) error { return e.erase(ctx, e.update, er) }
+
+func (e *Engine) erase(ctx context.Context, update updateFunc, er Erasure) error {
 	if err := er.Validate(); err != nil {
 		return err
 	}
-	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+	return update(ctx, Preload{}, func(ctx context.Context, tx Tx) error {
 		found, err := tx.FindProfiles(ctx, anyID(er.ID))
 		if err != nil {
 			return err
@@ -278,6 +302,10 @@ type Enrolled struct {
 // answers with the first run. The rules of re-entry apply. An automation that
 // does not exist is [ErrNotFound].
 func (e *Engine) Enroll(ctx context.Context, en Enrollment) (Enrolled, error) {
+	return e.enroll(ctx, e.update, en)
+}
+
+func (e *Engine) enroll(ctx context.Context, update updateFunc, en Enrollment) (Enrolled, error) {
 	p := e.current[en.Automation]
 	if p == nil {
 		return Enrolled{}, fmt.Errorf("enroll: there is no automation %q: %w", clip(en.Automation, 64), ErrNotFound)
@@ -296,7 +324,8 @@ func (e *Engine) Enroll(ctx context.Context, en Enrollment) (Enrolled, error) {
 		return Enrolled{}, err
 	}
 	var out Enrolled
-	err := e.update(ctx, func(ctx context.Context, tx Tx) error {
+	hint := Preload{IDs: ev.identifiers(), MessageID: ev.MessageID, Runs: []RunKey{{p.def.Name, en.Key}}}
+	err := update(ctx, hint, func(ctx context.Context, tx Tx) error {
 		out = Enrolled{}
 		now := e.clockOf(tx)
 		found, err := tx.FindProfiles(ctx, ev.identifiers())
@@ -408,7 +437,7 @@ func (e *Engine) changeProfile(ctx context.Context, id string, change func(*Prof
 	if err := checkID("id", id, maxIDLength); err != nil {
 		return err
 	}
-	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+	return e.update(ctx, Preload{IDs: anyID(id)}, func(ctx context.Context, tx Tx) error {
 		found, err := tx.FindProfiles(ctx, anyID(id))
 		if err != nil {
 			return err
@@ -461,7 +490,7 @@ func (e *Engine) Suppress(ctx context.Context, s Suppression) error {
 	if m, err := mimemail.ParseMailbox(s.Address); err != nil || m.Name != "" {
 		return fieldErrorf("address", s.Address, "is not one bare address, such as ann@acme.test")
 	}
-	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+	return e.update(ctx, Preload{}, func(ctx context.Context, tx Tx) error {
 		if s.At.IsZero() {
 			s.At = e.now()
 		}
@@ -473,7 +502,7 @@ func (e *Engine) Suppress(ctx context.Context, s Suppression) error {
 
 // Unsuppress takes a suppression back.
 func (e *Engine) Unsuppress(ctx context.Context, address, stream string) error {
-	return e.update(ctx, func(ctx context.Context, tx Tx) error {
+	return e.update(ctx, Preload{}, func(ctx context.Context, tx Tx) error {
 		return tx.DeleteSuppression(ctx, address, stream)
 	})
 }

@@ -245,6 +245,12 @@ func (w *worker) End() { w.wait() }
 // its own: nobody waits for another's trouble.
 func (w *worker) each(ctx context.Context, kind WorkKind, batch []Work, one func(ctx context.Context, tx Tx, x Work) error) error {
 	together := func(part []Work) error {
+		hints := make([]Preload, len(part))
+		for i, x := range part {
+			if hints[i].RunID = x.ID; kind == WorkSegment {
+				hints[i] = Preload{IDs: []Identifier{{UserID, x.ID}}}
+			}
+		}
 		return w.e.finish(ctx, func(ctx context.Context, tx Tx) error {
 			for _, x := range part {
 				if err := one(ctx, tx, x); err != nil {
@@ -252,7 +258,7 @@ func (w *worker) each(ctx context.Context, kind WorkKind, batch []Work, one func
 				}
 			}
 			return nil
-		})
+		}, hints...)
 	}
 	err := together(batch)
 	if err == nil {
@@ -331,7 +337,10 @@ func (e *Engine) claimCall(ctx context.Context, runID string) (in StepInput, fn 
 		if err != nil || r == nil || r.Status != RunLive || r.Pending != PendingCall || r.WakeAt.After(now) {
 			return err
 		}
-		p := e.pinned[pinnedKey(r.Automation, r.Version)]
+		p, err := e.program(ctx, tx, r)
+		if err != nil {
+			return err
+		}
 		prof, err := tx.Profile(ctx, r.ProfileID)
 		if err != nil {
 			return err
@@ -341,27 +350,32 @@ func (e *Engine) claimCall(ctx context.Context, runID string) (in StepInput, fn 
 			i, ok = p.at(r.Step)
 		}
 		if !ok || prof == nil {
-			s := e.session(ctx, tx, now, runOrigin(r))
-			s.profile = prof
-			return s.end(r, RunFailed, endLost)
+			return e.session(ctx, tx, now, runOrigin(r)).of(prof).end(r, RunFailed, endLost)
 		}
 		if result, ok := r.Results[r.Step]; ok {
 			// It was called; what comes next could not be decided then.
-			s := e.session(ctx, tx, now, runOrigin(r))
-			s.profile = prof
+			s := e.session(ctx, tx, now, runOrigin(r)).of(prof)
 			if err := s.decide(r, cause{kind: causeCall, result: result}); err != nil {
 				return err
 			}
 			return s.settle()
 		}
+		f := e.cfg.Funcs[p.nodes[i].step.Func]
+		if f == nil {
+			if !e.foreign(now, r.UpdatedAt) {
+				return e.session(ctx, tx, now, runOrigin(r)).of(prof).end(r, RunFailed, endLost)
+			}
+			r.WakeAt = now.Add(foreignWait)
+			return tx.PutRun(ctx, r)
+		}
 		r.WakeAt = now.Add(2 * e.cfg.CallTimeout)
 		if err := tx.PutRun(ctx, r); err != nil {
 			return err
 		}
-		fn = e.cfg.Funcs[p.nodes[i].step.Func]
+		fn = f
 		in = StepInput{Key: sendKey(r.ID, r.Step, r.Visit), Profile: *prof.clone(), Run: *r, Attempt: r.Attempts + 1}
 		return nil
-	})
+	}, Preload{RunID: runID})
 	return in, fn, err
 }
 
@@ -419,7 +433,7 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, claimed ti
 			return err
 		}
 		return s.settle()
-	})
+	}, Preload{RunID: in.Run.ID})
 	if err != nil && c.err == "" {
 		// What comes next fails. The result is stored alone, so that the
 		// program's own code is not called again for it.

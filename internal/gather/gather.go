@@ -28,6 +28,8 @@ type Gatherer[T any] struct {
 
 	mu      sync.Mutex
 	leading bool
+	// committing are the ops of the commit at work.
+	committing int
 	waiting []*op[T]
 	spare   []*op[T]
 }
@@ -81,6 +83,14 @@ func (g *Gatherer[T]) Do(ctx context.Context, value T) error {
 	return o.err
 }
 
+// Waiting returns how many calls of Do have not been answered, those in the
+// commit at work too.
+func (g *Gatherer[T]) Waiting() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.waiting) + g.committing
+}
+
 // leave takes o out of the queue; it reports false when a leader has it, or
 // when o was made leader.
 func (g *Gatherer[T]) leave(o *op[T]) bool {
@@ -112,7 +122,7 @@ func (g *Gatherer[T]) lead() {
 		o.taken = true
 		values[i] = o.value
 	}
-	g.spare = nil
+	g.spare, g.committing = nil, n
 	g.mu.Unlock()
 
 	// A commit that panics (or ends its goroutine) does so in the leader
@@ -147,7 +157,7 @@ func (g *Gatherer[T]) lead() {
 func (g *Gatherer[T]) pass(batch []*op[T]) {
 	g.mu.Lock()
 	clear(batch)
-	g.spare = batch
+	g.spare, g.committing = batch, 0
 	if len(g.waiting) > 0 {
 		next := g.waiting[0]
 		next.taken = true
