@@ -12,13 +12,13 @@ import (
 	"github.com/getfluxly/fluxly/fluxlytest"
 )
 
-// stuckStore is a store whose commits take until they are let go.
-type stuckStore struct {
+// gatedStore is a store whose commits take until they are let go.
+type gatedStore struct {
 	fluxly.Store
 	gate chan struct{}
 }
 
-func (s *stuckStore) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
+func (s *gatedStore) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 	<-s.gate
 	return s.Store.Update(ctx, fn)
 }
@@ -28,7 +28,7 @@ func (s *stuckStore) Update(ctx context.Context, fn func(fluxly.Tx) error) error
 func TestBackPressure(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		store := &stuckStore{fluxly.NewMemoryStore(), make(chan struct{}, 1)}
+		store := &gatedStore{fluxly.NewMemoryStore(), make(chan struct{}, 1)}
 		store.gate <- struct{}{} // for New
 		e, err := fluxly.New(fluxly.Config{
 			Store: store, Sender: &fluxlytest.FakeSender{}, Mode: fluxly.DryRun, From: "Acme <hello@acme.test>",
