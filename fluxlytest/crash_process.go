@@ -490,15 +490,11 @@ func (w *crashWorld) take(p *crashProcess, m *fluxly.Message) fluxly.Receipt {
 	w.stats.Mails++
 	key := m.SendKey
 	before := w.provider.byKey[key]
-	if n := len(before); n > w.provider.forgiven[key] {
-		// The process that handed it over may not have come to store that.
-		last := before[n-1]
-		if last.by.dead || last.by.freezes > last.frozen {
-			w.provider.lost[key] = true
-		}
-		if w.provider.kind != CrashSendAgain || !w.provider.lost[key] || w.settled[key] != nil {
-			w.fail("the provider takes the mail %s (%s) again from %s", key, m.Subject, p.name)
-		}
+	switch n := len(before); {
+	case n > w.provider.forgiven[key] && !w.mayComeAgain(key):
+		w.fail("the provider takes the mail %s (%s) again from %s", key, m.Subject, p.name)
+	case w.settled[key] != nil && w.provider.forgiven[key] == 0:
+		w.fail("the provider takes the mail %s (%s) from %s, which is %s already", key, m.Subject, p.name, w.settled[key].Status)
 	}
 	if len(before) == 0 {
 		w.provider.keys = append(w.provider.keys, key)
@@ -507,6 +503,19 @@ func (w *crashWorld) take(p *crashProcess, m *fluxly.Message) fluxly.Receipt {
 	w.provider.byKey[key] = append(before, crashTaken{message: *m, receipt: r, at: w.elapsed, by: p, frozen: p.freezes})
 	w.note(p.name+": the provider takes %s (%s) to %s", key, m.Subject, m.To)
 	return r
+}
+
+// mayComeAgain reports whether a mail that the provider has taken may be tried
+// again: whoever handed it over has lost the reply, was stopped, or was frozen
+// before it could store the outcome, and the provider cannot be asked.
+func (w *crashWorld) mayComeAgain(key string) bool {
+	if taken := w.provider.byKey[key]; len(taken) > 0 {
+		last := taken[len(taken)-1]
+		if last.by.dead || last.by.freezes > last.frozen {
+			w.provider.lost[key] = true
+		}
+	}
+	return w.provider.kind == CrashSendAgain && w.provider.lost[key]
 }
 
 // checkStopped fails when a mail is given to the provider that the engine must

@@ -597,6 +597,10 @@ func (w *crashWorld) committed(p *crashProcess, tx *crashTx) {
 		if w.settled[m.Key] != nil {
 			w.fail("the outcome of the mail %s is stored a second time by %s: %s, then %s", m.Key, p.name, w.settled[m.Key].Status, m.Status)
 		}
+		if not := m.Status == fluxly.SendRefused || m.Status == fluxly.SendSkipped; not &&
+			len(w.provider.byKey[m.Key]) > w.provider.forgiven[m.Key] && !w.mayComeAgain(m.Key) {
+			w.fail("%s stores that the mail %s is %s (%s), and the provider has it", p.name, m.Key, m.Status, m.Reason)
+		}
 		w.settled[m.Key] = m
 		w.note("%s: the mail %s is %s %s", p.name, m.Key, m.Status, m.Reason)
 		w.history = append(w.history, crashEffect{at: at, mail: m})
