@@ -40,8 +40,7 @@ func (w *crashWorld) settleHeld(ctx context.Context, p *crashProcess) {
 		w.advance(w.moment())
 		w.note("%s: somebody settles %s: sent %v", p.name, m.Key, sent)
 		w.nextDue = time.Time{}
-		p.caller = p.start("Settle", &crashPending{}, func() error { return p.engine.Settle(ctx, m.Key, sent) })
-		a := p.caller
+		a := p.start("Settle", &crashPending{}, func() error { return p.engine.Settle(ctx, m.Key, sent) })
 		w.after(p, a)
 		if a.ended && a.err != nil && !p.dead && !errors.Is(a.err, fluxly.ErrNotFound) {
 			w.fail("settle %s: %v", m.Key, a.err)
@@ -60,7 +59,6 @@ func (w *crashWorld) makeCall(ctx context.Context, p *crashProcess, c *crashPend
 	}
 	w.note("%s: call %d, try %d: %s", p.name, c.no, c.tries, c.call.Name)
 	a := p.start("call", c, func() error { return c.call.Call(ctx, p.engine) })
-	p.caller = a
 	w.after(p, a)
 	again := &crashPending{call: c.call, no: c.no, tries: c.tries, answer: c.answer, due: w.turn + w.rnd.IntN(6)}
 	if w.steady {

@@ -88,6 +88,11 @@ func (p *crashProcess) at(place crashPlace, what string) crashFate {
 // start begins an activity, up to where it stands still or ends.
 func (p *crashProcess) start(name string, call *crashPending, fn func() error) *crashActivity {
 	a := &crashActivity{p: p, name: name, call: call, stops: make(chan bool), goOn: make(chan struct{})}
+	if call == nil {
+		p.worker = a
+	} else {
+		p.caller = a
+	}
 	p.w.running = a
 	go func() {
 		a.err = errors.New("it ended its goroutine")

@@ -303,11 +303,11 @@ func (w *crashWorld) begin(ctx context.Context, slot int) *crashProcess {
 	case CrashSendAgain:
 		cfg.Unknown = fluxly.SendAgain
 	}
-	p.worker = p.start("start", nil, func() (err error) {
+	a := p.start("start", nil, func() (err error) {
 		p.engine, err = fluxly.New(cfg)
 		return err
 	})
-	w.after(p, p.worker)
+	w.after(p, a)
 	if p.dead || p.frozen || w.failure != nil {
 		return nil
 	}
@@ -346,7 +346,6 @@ func (w *crashWorld) work(ctx context.Context, p *crashProcess) {
 		next, err = p.engine.RunDue(ctx)
 		return err
 	})
-	p.worker = a
 	w.after(p, a)
 	if a.ended && !p.dead {
 		w.due(next)
