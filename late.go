@@ -69,6 +69,19 @@ func (e *Engine) catchUp(ctx context.Context, tx Tx, people []*Profile) error {
 	return nil
 }
 
+// catchUpOf is catchUp for one person by id, before the outcome of a mail or of
+// a step of the program's own is decided for them.
+func (e *Engine) catchUpOf(ctx context.Context, tx Tx, profileID string) error {
+	if shared, ok := tx.(*sharedTx); !ok || !shared.late {
+		return nil
+	}
+	p, err := tx.Profile(ctx, profileID)
+	if err != nil || p == nil {
+		return err
+	}
+	return e.catchUp(ctx, tx, []*Profile{p})
+}
+
 // noSignal is the name of nothing that happens.
 const noSignal = "$none"
 
