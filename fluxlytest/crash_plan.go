@@ -60,6 +60,9 @@ func randomPlan(seed uint64) crashPlan {
 
 type drawnPlan struct {
 	*rand.Rand
+	// slow: what has just been frozen is frozen again soon, now and then, as on
+	// a machine that has no memory left.
+	slow                           bool
 	stops, pauses, troubles, often int
 }
 
@@ -68,10 +71,16 @@ func (d *drawnPlan) at(place crashPlace) crashFate {
 	n := d.often
 	switch place {
 	case placeClaimed, placeLooked, placeSend, placeTaken, placeReplied, placeAsk, placeAsked, placeFunc, placeFuncDone:
-		n = max(n/6, 4)
+		n = max(n/6, 3)
 	case placeRead, placeHasRead:
 		n *= 3
 	case placeCommit, placeCommitted, places:
+	}
+	if d.slow && d.pauses > 0 && n < d.often {
+		if d.slow = d.IntN(3) == 0; d.slow {
+			d.pauses--
+			return fatePause
+		}
 	}
 	if d.IntN(n) > 0 {
 		return fateNone
@@ -85,6 +94,7 @@ func (d *drawnPlan) at(place crashPlace) crashFate {
 		return fateStop
 	case k == 1 && d.pauses > 0:
 		d.pauses--
+		d.slow = true
 		return fatePause
 	case k == 2 && d.troubles > 0:
 		switch place {

@@ -380,6 +380,11 @@ func (w *crashWorld) pause(a *crashActivity, place crashPlace, what string) {
 	p.frozen = true
 	a.until = w.turn + 1 + w.rnd.IntN(8)
 	w.note("%s is frozen %s%s", p.name, placeNames[place], what)
+	if w.rnd.IntN(2) == 0 {
+		// Others take over in the turns to come.
+		w.advance(freezeTimes[w.rnd.IntN(len(freezeTimes))])
+		w.nextDue = time.Time{}
+	}
 }
 
 // freezeTimes are how long a process may be frozen.
@@ -402,7 +407,9 @@ func (w *crashWorld) thaw() {
 				continue // what has begun a commit goes first
 			}
 			if !p.dead && p.frozen && !w.quiet {
-				w.advance(freezeTimes[w.rnd.IntN(len(freezeTimes))])
+				if w.rnd.IntN(2) == 0 {
+					w.advance(freezeTimes[w.rnd.IntN(len(freezeTimes))])
+				}
 				w.nextDue = time.Time{}
 				if w.rnd.IntN(5) == 0 {
 					p.stop("while it is frozen")
