@@ -229,3 +229,36 @@ func TestMergeMovesDates(t *testing.T) {
 	k.Advance(10 * fluxly.Day)
 	k.WantSent("u", "m")
 }
+
+// A process is frozen between the moment at which it sees that a mail is due
+// and the claim. What fell due for the person meanwhile is decided for its own
+// instant, and before the mail: the run still lived then, so none starts beside
+// it.
+func TestTimerDueBeforeAMailIsSettled(t *testing.T) {
+	t.Parallel()
+	store := &hookStore{Store: fluxly.NewMemoryStore()}
+	t.Cleanup(func() { _ = store.Close() })
+	k := fluxlytest.NewConfig(t, fluxly.Config{
+		Store:    store,
+		Segments: []fluxly.Segment{{Name: "active", Where: fluxly.Did("logged_in").AtLeast(1).Within(5 * fluxly.Day)}},
+		Automations: []fluxly.Automation{{
+			Name: "left", Trigger: fluxly.OnLeaveSegment("active"), ReEntry: fluxly.Always(), Steps: fluxly.Steps{fluxly.Send("miss-you")},
+		}},
+	})
+	k.Track(event("logged_in", "u1", nil))
+	k.Settle()
+	if _, err := k.Engine.Enroll(t.Context(), fluxly.Enrollment{Automation: "left", ExternalID: "u1"}); err != nil {
+		t.Fatal(err)
+	}
+	views := 0
+	store.afterView = func() {
+		if views++; views == 4 { // wake, segment, call, and then the mail
+			k.Clock().Set(k.Now().Add(6 * fluxly.Day))
+		}
+	}
+	k.Settle()
+	store.afterView = nil
+	if runs := k.Runs("u1"); len(runs) != 1 {
+		t.Errorf("%d runs, want the one that lived when the person left the segment: %+v", len(runs), runs)
+	}
+}

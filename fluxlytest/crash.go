@@ -128,7 +128,9 @@ type CrashCall struct {
 //   - a step of the program's own is not called again once its result is
 //     stored;
 //   - counts add up: Engine.Stats has as many started runs as ended and
-//     standing ones, as many mails as were queued;
+//     standing ones, and at each step as many mails as were queued; of those
+//     that Engine.Counters has as queued each is accepted, refused, skipped or
+//     unknown in the end;
 //   - the state in the end is that of a history without any crash.
 //
 // The last is exact, to the instant of each timer. The history to compare with

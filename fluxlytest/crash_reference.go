@@ -150,6 +150,10 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 	if !work() {
 		return
 	}
+	if c := engine.Counters(); !w.erased && c.Queued != c.Accepted+c.Refused+c.Skipped+c.Unknown {
+		w.fail("counters of the engine without crashes: %d mails queued, %d accepted, %d refused, %d skipped, %d unknown",
+			c.Queued, c.Accepted, c.Refused, c.Skipped, c.Unknown)
+	}
 	got, err := crashDump(ctx, w.base(p), func(*fluxly.SendRecord) {})
 	if err != nil {
 		w.fail("read what is stored: %v", err)
