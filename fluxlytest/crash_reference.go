@@ -21,8 +21,11 @@ type crashReference struct {
 	kind fluxly.WorkKind
 	id   string
 	all  bool
-	// mail and log say what the provider and the program's own step answer.
+	// mail and log say what the provider and the program's own step answer;
+	// late that the outcome of the mail was stored later than it was claimed,
+	// so that what came in between may have stopped it, or let it go.
 	mail *fluxly.SendRecord
+	late bool
 	log  *fluxly.LogEntry
 	// asked is what was asked and not answered under crashes.
 	asked string
@@ -73,7 +76,11 @@ func (r *crashReference) Send(_ context.Context, m *fluxly.Message) (fluxly.Rece
 		return fluxly.Receipt{}, Permanent().Err
 	case fluxly.SendUnknown:
 		return fluxly.Receipt{}, lostReply()
-	case fluxly.SendQueued, fluxly.SendSending, fluxly.SendSkipped:
+	case fluxly.SendSkipped:
+		if r.late {
+			return fluxly.Receipt{ID: "reference", At: r.now}, nil
+		}
+	case fluxly.SendQueued, fluxly.SendSending:
 	}
 	r.asked = fmt.Sprintf("without crashes the mail %s (%s) is sent, under crashes it is %s (%s)", m.SendKey, m.Subject, r.mail.Status, r.mail.Reason)
 	return fluxly.Receipt{}, Permanent().Err
@@ -138,6 +145,7 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 			continue
 		case x.mail != nil:
 			ref.kind, ref.id = fluxly.WorkSend, x.mail.Key
+			ref.late = w.late(x.mail)
 			outcomes[x.mail.Key] = x.mail
 		case x.log != nil:
 			ref.kind, ref.id = fluxly.WorkCall, x.log.RunID
@@ -160,10 +168,7 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 		return
 	}
 	want, err := crashDump(ctx, ref.Store, func(m *fluxly.SendRecord) {
-		// What came between the claim of a mail and its outcome may have
-		// stopped it here.
-		o := outcomes[m.Key]
-		if o != nil && m.Status == fluxly.SendSkipped && o.Status != fluxly.SendSkipped && !w.claimed[m.Key].Equal(o.SettledAt) {
+		if o := outcomes[m.Key]; o != nil && w.late(o) {
 			m.Status, m.Reason = o.Status, o.Reason
 		}
 	})
@@ -174,6 +179,13 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 	if !slices.Equal(want, got) {
 		w.fail("the state is not that of the same history without crashes (- without, + with):\n%s", lineDiff(want, got))
 	}
+}
+
+// late reports whether the outcome of a mail was stored at another instant than
+// that at which it was claimed.
+func (w *crashWorld) late(m *fluxly.SendRecord) bool {
+	claimed, ok := w.claimed[m.Key]
+	return ok && !claimed.Equal(m.SettledAt)
 }
 
 // lineDiff shows the lines from the first to the last difference.
