@@ -101,6 +101,19 @@ func (r *crashReference) call(_ context.Context, in fluxly.StepInput) (any, erro
 	return r.log.Detail["result"], nil
 }
 
+// callNow makes the next try of a step due: under crashes a process that was
+// frozen may answer for a try before the next one was due.
+func (r *crashReference) callNow(ctx context.Context, runID string) error {
+	return r.Store.Update(ctx, func(tx fluxly.Tx) error {
+		run, err := tx.Run(ctx, runID)
+		if err != nil || run == nil || run.Pending != fluxly.PendingCall {
+			return err
+		}
+		run.WakeAt = r.now
+		return tx.PutRun(ctx, run)
+	})
+}
+
 // compare plays the history without crashes and compares what is stored.
 func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 	ref := &crashReference{Store: fluxly.NewMemoryStore()}
@@ -149,6 +162,10 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 			outcomes[x.mail.Key] = x.mail
 		case x.log != nil:
 			ref.kind, ref.id = fluxly.WorkCall, x.log.RunID
+			if err := ref.callNow(ctx, x.log.RunID); err != nil {
+				w.fail("without crashes: %v", err)
+				return
+			}
 		}
 		if !work() {
 			return
