@@ -22,8 +22,8 @@ type crashReference struct {
 	id   string
 	all  bool
 	// mail and log say what the provider and the program's own step answer;
-	// late that the outcome of the mail was stored later than it was claimed,
-	// so that what came in between may have stopped it, or let it go.
+	// late is that of the effect: what came between claim and outcome may have
+	// stopped the mail, or let it go.
 	mail *fluxly.SendRecord
 	late bool
 	log  *fluxly.LogEntry
@@ -145,7 +145,7 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 		}
 		return true
 	}
-	outcomes := map[string]*fluxly.SendRecord{}
+	outcomes := map[string]crashEffect{}
 	for _, x := range w.history {
 		ref.now = x.at
 		ref.mail, ref.log, ref.kind, ref.id = x.mail, x.log, "", ""
@@ -158,8 +158,8 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 			continue
 		case x.mail != nil:
 			ref.kind, ref.id = fluxly.WorkSend, x.mail.Key
-			ref.late = w.late(x.mail)
-			outcomes[x.mail.Key] = x.mail
+			ref.late = x.late
+			outcomes[x.mail.Key] = x
 		case x.log != nil:
 			ref.kind, ref.id = fluxly.WorkCall, x.log.RunID
 			if err := ref.callNow(ctx, x.log.RunID); err != nil {
@@ -185,8 +185,8 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 		return
 	}
 	want, err := crashDump(ctx, ref.Store, func(m *fluxly.SendRecord) {
-		if o := outcomes[m.Key]; o != nil && w.late(o) {
-			m.Status, m.Reason = o.Status, o.Reason
+		if o := outcomes[m.Key]; o.late {
+			m.Status, m.Reason = o.mail.Status, o.mail.Reason
 		}
 	})
 	if err != nil {
@@ -196,13 +196,6 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 	if !slices.Equal(want, got) {
 		w.fail("the state is not that of the same history without crashes (- without, + with):\n%s", lineDiff(want, got))
 	}
-}
-
-// late reports whether the outcome of a mail was stored at another instant than
-// that at which it was claimed.
-func (w *crashWorld) late(m *fluxly.SendRecord) bool {
-	claimed, ok := w.claimed[m.Key]
-	return ok && !claimed.Equal(m.SettledAt)
 }
 
 // lineDiff shows the lines from the first to the last difference.
