@@ -140,8 +140,8 @@ type CrashCall struct {
 // step of the program's own is answered at the instant and in the way in which
 // it was answered under crashes. Left out are the times of bookkeeping
 // (UpdatedAt, QueuedAt, how often something was tried) and, of a mail whose
-// outcome became known later than it was claimed, whether what came in between
-// would have stopped it. A schedule in which the time of the store went back
+// outcome was stored later than it was claimed, whether what came in between
+// would have stopped it or let it go. A schedule in which the time of the store went back
 // (by a clock that was set back, and an engine that does not remember) is not
 // compared, because then a timer may come before or after an event; all else
 // is checked in it too.
