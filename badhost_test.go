@@ -421,7 +421,7 @@ func TestCountersOfRepeatedTransactions(t *testing.T) {
 	t.Parallel()
 	store := &repeatingStore{Store: fluxly.NewMemoryStore()}
 	fails := true
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Store: store, Automations: append(oneMail(), one("c", fluxly.On("opened", fluxly.Func("host")), fluxly.Wait(time.Hour))),
 		Conditions: map[string]fluxly.ConditionFunc{"host": func(context.Context, fluxly.FuncInput) (bool, error) {
 			if fails {
@@ -623,7 +623,7 @@ func TestEngineLife(t *testing.T) {
 func TestSuppressionOfAnAddressWithAName(t *testing.T) {
 	t.Parallel()
 	for _, email := range []string{"ann@customer.test", "Ann <ann@customer.test>", `"Smith, Ann" <Ann@CUSTOMER.test>`, " <ann@customer.test> "} {
-		k := fluxlytest.New(t, oneMail()...)
+		k := newKit(t, oneMail()...)
 		if err := k.Engine.Suppress(t.Context(), fluxly.Suppression{Address: "ann@customer.test", Reason: "HardBounce"}); err != nil {
 			t.Fatal(err)
 		}
@@ -640,7 +640,7 @@ func TestRunAtNoStep(t *testing.T) {
 	for name, pending := range map[string]fluxly.Pending{"waiting": "", "at a call": fluxly.PendingCall} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			k := fluxlytest.New(t, one("w", fluxly.On("signed_up"), fluxly.Wait(time.Hour), fluxly.Send("welcome")))
+			k := newKit(t, one("w", fluxly.On("signed_up"), fluxly.Wait(time.Hour), fluxly.Send("welcome")))
 			k.Track(event("signed_up", "u1", nil))
 			k.Track(event("signed_up", "u2", nil))
 			lost := runOf(t, k.Engine, "u1")

@@ -393,7 +393,7 @@ func TestBadEvents(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			k := fluxlytest.New(t, welcome())
+			k := newKit(t, welcome())
 			ctx := t.Context()
 			ev := tt.event
 			ev.MessageID = "m1"
@@ -633,7 +633,7 @@ func TestBadTemplatesAtSend(t *testing.T) {
 			for i := range list {
 				list[i] = i
 			}
-			k := fluxlytest.NewConfig(t, fluxly.Config{
+			k := newKitConfig(t, fluxly.Config{
 				Automations: []fluxly.Automation{one("w", fluxly.On("signed_up"), fluxly.Send("welcome"), fluxly.Send("more"))},
 				Emails: fstest.MapFS{
 					"welcome.txt": {Data: []byte("---\nSubject: x\n---\n" + tt.body + "\n{{{ pm:unsubscribe }}}\n")},

@@ -13,7 +13,7 @@ import (
 func TestClockGoesBack(t *testing.T) {
 	t.Parallel()
 	newKit := func(t *testing.T) *fluxlytest.Kit {
-		return fluxlytest.NewConfig(t, fluxly.Config{
+		return newKitConfig(t, fluxly.Config{
 			Segments: []fluxly.Segment{{
 				Name: "active", Where: fluxly.All(fluxly.Did("login").AtLeast(1).Within(7*fluxly.Day), fluxly.Attr("plan").IsNot("none")),
 			}},

@@ -191,6 +191,16 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 				}
 				continue
 			}
+			if err := e.catchUpOf(ctx, tx, m.ProfileID); err != nil {
+				return err
+			}
+			// What was due may have taken it back.
+			if m, err = tx.Send(ctx, x.ID); err != nil {
+				return err
+			}
+			if m == nil || m.Status != SendQueued {
+				continue
+			}
 			prof, run, err := e.parties(ctx, tx, m)
 			if err != nil {
 				return err

@@ -48,7 +48,7 @@ func TestR15UnsubscribedBetweenClaimAndCall(t *testing.T) {
 	t.Parallel()
 	store := &hookStore{Store: fluxly.NewMemoryStore()}
 	t.Cleanup(func() { _ = store.Close() })
-	k := fluxlytest.NewConfig(t, fluxly.Config{Store: store, Automations: []fluxly.Automation{welcome()}})
+	k := newKitConfig(t, fluxly.Config{Store: store, Automations: []fluxly.Automation{welcome()}})
 	k.Track(event("signed_up", "u1", nil))
 	claimed := false
 	store.beforeView = func() {
@@ -113,7 +113,7 @@ func TestO3LostReply(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			k := fluxlytest.NewConfig(t, fluxly.Config{Automations: []fluxly.Automation{welcome()}, Unknown: tt.policy})
+			k := newKitConfig(t, fluxly.Config{Automations: []fluxly.Automation{welcome()}, Unknown: tt.policy})
 			if !tt.lookup {
 				k.Sender.WithoutLookup()
 			}
@@ -155,7 +155,7 @@ func TestO3LostReply(t *testing.T) {
 // neither given up nor sent on a guess.
 func TestO3ProviderCannotBeAskedYet(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, welcome())
+	k := newKit(t, welcome())
 	k.Sender.Script(fluxlytest.ReplyLost())
 	k.Sender.FailLookups(errors.New("api is down"))
 	k.Track(event("signed_up", "u1", nil))
@@ -175,7 +175,7 @@ func TestO4Retries(t *testing.T) {
 	t.Parallel()
 	t.Run("temporary", func(t *testing.T) {
 		t.Parallel()
-		k := fluxlytest.New(t, welcome())
+		k := newKit(t, welcome())
 		k.Sender.Script(fluxlytest.Temporary(), fluxlytest.Temporary())
 		k.Track(event("signed_up", "u1", nil))
 		k.Advance(10 * time.Minute)
@@ -186,7 +186,7 @@ func TestO4Retries(t *testing.T) {
 	})
 	t.Run("told when", func(t *testing.T) {
 		t.Parallel()
-		k := fluxlytest.New(t, welcome())
+		k := newKit(t, welcome())
 		k.Sender.Script(fluxlytest.Outcome{Err: &fluxly.DeliveryError{Kind: fluxly.Temporary, Code: 429, RetryAfter: 2 * time.Hour}})
 		k.Track(event("signed_up", "u1", nil))
 		k.Advance(2*time.Hour - time.Second)
@@ -199,7 +199,7 @@ func TestO4Retries(t *testing.T) {
 		for _, path := range []fluxly.FailurePath{fluxly.GoOn, fluxly.EndRun} {
 			a := welcome()
 			a.OnRefused = path
-			k := fluxlytest.NewConfig(t, fluxly.Config{Automations: []fluxly.Automation{a}, RetryFor: 6 * time.Hour})
+			k := newKitConfig(t, fluxly.Config{Automations: []fluxly.Automation{a}, RetryFor: 6 * time.Hour})
 			k.Sender.Plan(func(m *fluxly.Message) (fluxlytest.Outcome, bool) {
 				return fluxlytest.Temporary(), m.Subject == "welcome"
 			})
@@ -220,7 +220,7 @@ func TestO4Retries(t *testing.T) {
 	t.Run("account", func(t *testing.T) {
 		t.Parallel()
 		// A rotated token costs no mail, however long it takes to mend.
-		k := fluxlytest.New(t, welcome())
+		k := newKit(t, welcome())
 		wrong := true
 		k.Sender.Plan(func(*fluxly.Message) (fluxlytest.Outcome, bool) { return fluxlytest.BadCredentials(), wrong })
 		for i := range 20 {
@@ -242,7 +242,7 @@ func TestO4Retries(t *testing.T) {
 
 func TestSenderPanicIsUnknown(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, welcome())
+	k := newKit(t, welcome())
 	k.Sender.WithoutLookup()
 	k.Sender.Script(fluxlytest.Outcome{Before: func(*fluxly.Message) { panic("boom") }})
 	k.Track(event("signed_up", "u1", nil))
@@ -254,7 +254,7 @@ func TestSenderPanicIsUnknown(t *testing.T) {
 
 func TestTemplateErrorStopsOneMail(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Automations: []fluxly.Automation{one("w", fluxly.On("signed_up"), fluxly.Send("welcome"), fluxly.Send("more"))},
 		Emails: fstest.MapFS{
 			"welcome.txt": {Data: []byte("---\nSubject: Hello {{ .Traits.first_name }}\n---\nHi.\n{{{ pm:unsubscribe }}}\n")},
@@ -299,7 +299,7 @@ func TestExitBetweenClaimAndCall(t *testing.T) {
 	t.Cleanup(func() { _ = store.Close() })
 	a := welcome()
 	a.Exit = fluxly.On("cancelled")
-	k := fluxlytest.NewConfig(t, fluxly.Config{Store: store, Automations: []fluxly.Automation{a}})
+	k := newKitConfig(t, fluxly.Config{Store: store, Automations: []fluxly.Automation{a}})
 	k.Track(event("signed_up", "u1", nil))
 	done := false
 	store.beforeView = func() {

@@ -7,14 +7,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/getfluxly/fluxly"
-	"github.com/getfluxly/fluxly/fluxlytest"
 )
 
 // An erasure takes the suppressions of all addresses that the person ever had,
 // and of no address that somebody else has.
 func TestEraseTakesOwnSuppressions(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, one("w", fluxly.On("signed_up"), fluxly.Send("welcome")))
+	k := newKit(t, one("w", fluxly.On("signed_up"), fluxly.Send("welcome")))
 	identify := func(id, email string) {
 		k.Identify(fluxly.Identity{ExternalID: id, Traits: fluxly.Traits{"email": email}})
 	}

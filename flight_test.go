@@ -132,7 +132,7 @@ func TestStoppedBetweenLookAndCall(t *testing.T) {
 			t.Cleanup(func() { _ = store.Close() })
 			a := welcome()
 			a.Exit = fluxly.On("cancelled")
-			k := fluxlytest.NewConfig(t, fluxly.Config{Store: store, Automations: []fluxly.Automation{a}})
+			k := newKitConfig(t, fluxly.Config{Store: store, Automations: []fluxly.Automation{a}})
 			k.Identify(fluxly.Identity{ExternalID: "u1", Traits: fluxly.Traits{"email": address}})
 			k.Track(event("signed_up", "u1", nil))
 			stopped := false

@@ -19,7 +19,7 @@ import (
 
 func TestP1AnonymousToKnown(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t,
+	k := newKit(t,
 		fluxly.Automation{Name: "first-visit", Trigger: fluxly.On("page_viewed"), Steps: fluxly.Steps{fluxly.Wait(30 * fluxly.Day)}},
 		fluxly.Automation{Name: "keen", Trigger: fluxly.On("signed_up", fluxly.Did("page_viewed").AtLeast(3)), Steps: fluxly.Steps{fluxly.Send("keen")}},
 	)
@@ -65,7 +65,7 @@ func TestP1AnonymousToKnown(t *testing.T) {
 
 func TestP1OlderProfileSurvives(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t)
+	k := newKit(t)
 	k.Identify(fluxly.Identity{ExternalID: "old", Traits: fluxly.Traits{"email": "old@example.test", "plan": "pro"}})
 	k.Advance(time.Hour)
 	k.Identify(fluxly.Identity{AnonymousID: "new", Traits: fluxly.Traits{"plan": "free", "country": "SE"}})
@@ -91,7 +91,7 @@ func TestP1OlderProfileSurvives(t *testing.T) {
 
 func TestP2MergeOfTwoKnownPeople(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Automations: []fluxly.Automation{{Name: "flow", Trigger: fluxly.On("signed_up"), Steps: fluxly.Steps{fluxly.Wait(fluxly.Day), fluxly.Send("hello")}}},
 		Emails: fstest.MapFS{
 			"hello.txt": {Data: []byte("---\nSubject: hello\n---\nHi.\n{{{ pm:unsubscribe }}}\n")},
@@ -134,7 +134,7 @@ func TestP2MergeOfTwoKnownPeople(t *testing.T) {
 
 func TestP4ValuesComeBackEqual(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t)
+	k := newKit(t)
 	zoned := time.Date(2026, 3, 29, 1, 30, 0, 123456789, time.FixedZone("", 2*3600))
 	in := fluxly.Traits{
 		"email": "u1@example.test", "max": int64(math.MaxInt64), "min": int64(math.MinInt64), "odd": int64(1<<53 + 1),
@@ -162,7 +162,7 @@ func TestP4ValuesComeBackEqual(t *testing.T) {
 
 func TestEraseLeavesNothing(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, fluxly.Automation{Name: "flow", Trigger: fluxly.On("signed_up"), Steps: fluxly.Steps{fluxly.Send("hello"), fluxly.Wait(fluxly.Day), fluxly.Send("later")}})
+	k := newKit(t, fluxly.Automation{Name: "flow", Trigger: fluxly.On("signed_up"), Steps: fluxly.Steps{fluxly.Send("hello"), fluxly.Wait(fluxly.Day), fluxly.Send("later")}})
 	k.Track(event("signed_up", "u1", nil))
 	k.Settle()
 	if err := k.Engine.Erase(t.Context(), fluxly.Erasure{ID: "u1", Reason: fluxly.GDPRRequest, RequestID: "ticket-7"}); err != nil {
@@ -200,7 +200,7 @@ func TestS9RandomInterleavings(t *testing.T) {
 				Then(fluxly.End().Named("came")).Else(fluxly.End().Named("did-not-come")),
 		},
 	}
-	k := fluxlytest.New(t, a)
+	k := newKit(t, a)
 	r := rand.New(rand.NewPCG(9, 9))
 	type act struct {
 		at   time.Time

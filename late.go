@@ -43,6 +43,9 @@ func (s *sharedTx) PutMembership(ctx context.Context, m *Membership) error {
 func preload(ctx context.Context, tx Tx, hints []Preload) error {
 	if s, ok := tx.(*sharedTx); ok {
 		tx = s.Tx
+		for i := range hints {
+			hints[i].Overdue = s.now.Add(time.Nanosecond)
+		}
 	}
 	p, ok := tx.(Preloader)
 	if !ok || len(hints) == 0 {
@@ -109,6 +112,19 @@ func (e *Engine) catchUp(ctx context.Context, tx Tx, people []*Profile) error {
 		}
 	}
 	return nil
+}
+
+// catchUpOf is catchUp for one person by id, before the outcome of a mail or of
+// a step of the program's own is decided for them.
+func (e *Engine) catchUpOf(ctx context.Context, tx Tx, profileID string) error {
+	if shared, ok := tx.(*sharedTx); !ok || !shared.late {
+		return nil
+	}
+	p, err := tx.Profile(ctx, profileID)
+	if err != nil || p == nil {
+		return err
+	}
+	return e.catchUp(ctx, tx, []*Profile{p})
 }
 
 // noSignal is the name of nothing that happens.

@@ -18,7 +18,7 @@ func upAndDown(t *testing.T, cfg fluxly.Config, test func(t *testing.T, k *fluxl
 	for _, up := range []bool{true, false} {
 		t.Run(map[bool]string{true: "up", false: "down"}[up], func(t *testing.T) {
 			t.Parallel()
-			k := fluxlytest.NewConfig(t, cfg)
+			k := newKitConfig(t, cfg)
 			test(t, k, func(d time.Duration) {
 				if up {
 					k.Advance(d)
@@ -70,7 +70,7 @@ func TestLateSegmentLeave(t *testing.T) {
 // once for every other.
 func TestManyLateTimersOfOnePerson(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, fluxly.Automation{
+	k := newKit(t, fluxly.Automation{
 		Name: "w", Trigger: fluxly.On("s"), Key: "k", ReEntry: fluxly.Always(), Exit: fluxly.On("quit"),
 		Steps: fluxly.Steps{fluxly.Wait(fluxly.Day), fluxly.Wait(fluxly.Day), fluxly.Send("m")},
 	})
@@ -92,7 +92,7 @@ func TestFailedConditionLeavesNothing(t *testing.T) {
 	t.Parallel()
 	for _, cause := range []error{fluxly.ErrNotFound, fluxly.ErrConflict, fluxly.ErrInvalid, errors.New("plain")} {
 		fail := true
-		k := fluxlytest.NewConfig(t, fluxly.Config{
+		k := newKitConfig(t, fluxly.Config{
 			Conditions: map[string]fluxly.ConditionFunc{"known": func(context.Context, fluxly.FuncInput) (bool, error) {
 				if fail {
 					return false, fmt.Errorf("crm: %w", cause)
@@ -119,7 +119,7 @@ func TestFailedConditionLeavesNothing(t *testing.T) {
 // A date that cannot be waited for is none.
 func TestDateBeyondTheCalendar(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t,
+	k := newKit(t,
 		one("first", fluxly.On("s"), fluxly.WaitUntil(fluxly.Attr("ends"), 2*fluxly.Day), fluxly.Send("bye")),
 		one("second", fluxly.On("s"), fluxly.Send("welcome")))
 	k.Track(fluxly.Event{Name: "s", ExternalID: "u", Traits: fluxly.Traits{"ends": "9999-12-31T00:00:00Z"}})
@@ -148,7 +148,7 @@ func TestOneLiveRun(t *testing.T) {
 	}
 	t.Run("after a merge", func(t *testing.T) {
 		t.Parallel()
-		k := fluxlytest.New(t, cart)
+		k := newKit(t, cart)
 		k.Track(event("cart", "u", nil))
 		k.Advance(fluxly.Day)
 		k.Track(fluxly.Event{Name: "cart", AnonymousID: "anon"})
@@ -160,7 +160,7 @@ func TestOneLiveRun(t *testing.T) {
 	t.Run("at one instant", func(t *testing.T) {
 		t.Parallel()
 		for i := range 20 {
-			k := fluxlytest.New(t, cart)
+			k := newKit(t, cart)
 			for j, name := range []string{"cart", "paid", "cart", "cart"} {
 				k.Track(fluxly.Event{Name: name, ExternalID: "u", MessageID: fmt.Sprintf("m-%d-%d", i, j)})
 			}
@@ -180,7 +180,7 @@ func TestFanOutIsBounded(t *testing.T) {
 			Steps: fluxly.Steps{fluxly.SetTraits(fluxly.Traits{"x": i})},
 		})
 	}
-	k := fluxlytest.New(t, as...)
+	k := newKit(t, as...)
 	k.Identify(fluxly.Identity{ExternalID: "u", Traits: fluxly.Traits{"x": 100, "email": "u@example.test"}})
 	c := k.Engine.Counters()
 	if c.RunsStarted > 200 || c.TooDeep == 0 {
@@ -204,7 +204,7 @@ func TestMoveOfRunsThatTouchEachOther(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			k := fluxlytest.New(t, v1)
+			k := newKit(t, v1)
 			k.Track(event("s", "u", fluxly.Properties{"k": "1"}))
 			k.Track(event("s", "u", fluxly.Properties{"k": "2"}))
 			if err := k.Restart(fluxly.Config{Automations: []fluxly.Automation{v2}}); err != nil {
@@ -217,7 +217,7 @@ func TestMoveOfRunsThatTouchEachOther(t *testing.T) {
 // After a merge a wait follows the date of the profile that stayed.
 func TestMergeMovesDates(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, one("w", fluxly.On("s"), fluxly.WaitUntil(fluxly.Attr("ends"), 0), fluxly.Send("m")))
+	k := newKit(t, one("w", fluxly.On("s"), fluxly.WaitUntil(fluxly.Attr("ends"), 0), fluxly.Send("m")))
 	day := func(n int) time.Time { return fluxlytest.Start.Add(time.Duration(n) * fluxly.Day) }
 	k.Identify(fluxly.Identity{ExternalID: "u", Traits: fluxly.Traits{"ends": day(20)}})
 	k.Advance(time.Hour)
@@ -228,4 +228,37 @@ func TestMergeMovesDates(t *testing.T) {
 	k.WantSent("u")
 	k.Advance(10 * fluxly.Day)
 	k.WantSent("u", "m")
+}
+
+// A process is frozen between the moment at which it sees that a mail is due
+// and the claim. What fell due for the person meanwhile is decided for its own
+// instant, and before the mail: the run still lived then, so none starts beside
+// it.
+func TestTimerDueBeforeAMailIsSettled(t *testing.T) {
+	t.Parallel()
+	store := &hookStore{Store: fluxly.NewMemoryStore()}
+	t.Cleanup(func() { _ = store.Close() })
+	k := newKitConfig(t, fluxly.Config{
+		Store:    store,
+		Segments: []fluxly.Segment{{Name: "active", Where: fluxly.Did("logged_in").AtLeast(1).Within(5 * fluxly.Day)}},
+		Automations: []fluxly.Automation{{
+			Name: "left", Trigger: fluxly.OnLeaveSegment("active"), ReEntry: fluxly.Always(), Steps: fluxly.Steps{fluxly.Send("miss-you")},
+		}},
+	})
+	k.Track(event("logged_in", "u1", nil))
+	k.Settle()
+	if _, err := k.Engine.Enroll(t.Context(), fluxly.Enrollment{Automation: "left", ExternalID: "u1"}); err != nil {
+		t.Fatal(err)
+	}
+	views := 0
+	store.afterView = func() {
+		if views++; views == 4 { // wake, segment, call, and then the mail
+			k.Clock().Set(k.Now().Add(6 * fluxly.Day))
+		}
+	}
+	k.Settle()
+	store.afterView = nil
+	if runs := k.Runs("u1"); len(runs) != 1 {
+		t.Errorf("%d runs, want the one that lived when the person left the segment: %+v", len(runs), runs)
+	}
 }

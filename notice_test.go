@@ -16,7 +16,7 @@ import (
 // whatever order and however often they come.
 func TestNotice(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, welcome())
+	k := newKit(t, welcome())
 	k.Track(event("signed_up", "u1", nil))
 	k.WantSent("u1", "welcome")
 	key := record(t, k, "u1", "welcome").Key
@@ -80,7 +80,7 @@ func TestConfigRefusesWhatCannotWork(t *testing.T) {
 // One worker at a time: a second Run, and RunDue beside it, are refused.
 func TestOneWorkerAtATime(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, welcome())
+	k := newKit(t, welcome())
 	reached, hold := make(chan struct{}), make(chan struct{})
 	k.Sender.Script(fluxlytest.Outcome{Before: func(*fluxly.Message) { close(reached) }, Hold: hold})
 	k.Track(event("signed_up", "u1", nil))

@@ -9,12 +9,11 @@ import (
 	"time"
 
 	"github.com/getfluxly/fluxly"
-	"github.com/getfluxly/fluxly/fluxlytest"
 )
 
 func TestSinceEntryCountsFromTheStartOfTheRun(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, fluxly.Automation{
+	k := newKit(t, fluxly.Automation{
 		Name: "exports", Trigger: fluxly.On("signed_up"), Exit: fluxly.On("exported", fluxly.Did("exported").AtLeast(3).SinceEntry()),
 		Steps: fluxly.Steps{
 			fluxly.Wait(fluxly.Day),
@@ -47,7 +46,7 @@ func TestSinceEntryCountsFromTheStartOfTheRun(t *testing.T) {
 // it, and the run that it starts sees what comes after it.
 func TestEventFromAClockThatRunsAhead(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Segments: []fluxly.Segment{{Name: "active", Where: fluxly.Did("logged_in").Within(fluxly.Day)}},
 		Automations: []fluxly.Automation{
 			one("hello", fluxly.OnEnterSegment("active"), fluxly.Send("hello")),
@@ -80,7 +79,7 @@ func TestFuncIsAskedOnceForABranch(t *testing.T) {
 	t.Parallel()
 	calls := 0
 	boom := errors.New("boom")
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Conditions: map[string]fluxly.ConditionFunc{
 			"flips": func(_ context.Context, in fluxly.FuncInput) (bool, error) {
 				calls++
@@ -120,7 +119,7 @@ func TestFuncIsAskedOnceForABranch(t *testing.T) {
 // must not arm a timer that no store can keep.
 func TestSegmentOverATimeThatNeverComes(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Segments:    []fluxly.Segment{{Name: "lapsed", Where: fluxly.Attr("ends_at").OlderThan(30 * fluxly.Day)}},
 		Automations: []fluxly.Automation{one("win-back", fluxly.OnEnterSegment("lapsed"), fluxly.Send("come-back"))},
 	})

@@ -45,7 +45,7 @@ func one(name string, trigger fluxly.Trigger, steps ...fluxly.Step) fluxly.Autom
 
 func TestT1TriggerByName(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, one("welcome", fluxly.On("signed_up"), fluxly.Send("welcome")))
+	k := newKit(t, one("welcome", fluxly.On("signed_up"), fluxly.Send("welcome")))
 	k.Track(event("signed_up", "u1", nil))
 	k.Track(event("logged_in", "u2", nil))
 	runs, err := k.Engine.Runs(t.Context(), fluxly.RunQuery{})
@@ -65,7 +65,7 @@ func TestT1TriggerByName(t *testing.T) {
 
 func TestT2TriggerByProperties(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, one("big", fluxly.On("bought", fluxly.Prop("plan").In("pro", "team"), fluxly.Prop("amount").GreaterThan(1000)), fluxly.Send("thanks")))
+	k := newKit(t, one("big", fluxly.On("bought", fluxly.Prop("plan").In("pro", "team"), fluxly.Prop("amount").GreaterThan(1000)), fluxly.Send("thanks")))
 	for id, p := range map[string]fluxly.Properties{
 		"both": {"plan": "pro", "amount": 1001}, "cheap": {"plan": "team", "amount": 1000},
 		"free": {"plan": "free", "amount": 5000}, "neither": {"plan": "free", "amount": 1}, "text": {"plan": "pro", "amount": "5000"},
@@ -90,7 +90,7 @@ func TestT2TriggerByProperties(t *testing.T) {
 
 func TestT3T4SegmentMoves(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Segments: []fluxly.Segment{
 			{Name: "builders", Where: fluxly.Did("project_created").AtLeast(3)},
 			{Name: "active", Where: fluxly.Did("logged_in").AtLeast(1).Within(7 * fluxly.Day)},
@@ -119,7 +119,7 @@ func TestT3T4SegmentMoves(t *testing.T) {
 func TestT5TraitChange(t *testing.T) {
 	t.Parallel()
 	always := func(a fluxly.Automation) fluxly.Automation { a.ReEntry = fluxly.Always(); return a }
-	k := fluxlytest.New(t,
+	k := newKit(t,
 		always(one("any", fluxly.OnChange("plan"), fluxly.Send("changed"))),
 		always(one("to-pro", fluxly.OnChange("plan", fluxly.Attr("plan").Is("pro"), fluxly.Prop("old").Is("free")), fluxly.Send("pro"))),
 	)
@@ -140,7 +140,7 @@ func TestT5TraitChange(t *testing.T) {
 
 func TestT9Enroll(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, fluxly.Automation{Name: "dunning", Steps: fluxly.Steps{fluxly.Send("pay"), fluxly.Wait(fluxly.Day), fluxly.Send("pay-now")}})
+	k := newKit(t, fluxly.Automation{Name: "dunning", Steps: fluxly.Steps{fluxly.Send("pay"), fluxly.Wait(fluxly.Day), fluxly.Send("pay-now")}})
 	in := fluxly.Enrollment{Automation: "dunning", ExternalID: "u1", Key: "sub_9"}
 	first, err := k.Engine.Enroll(t.Context(), in)
 	if err != nil || first.Existed || first.RunID == "" {
@@ -182,7 +182,7 @@ func TestT9Enroll(t *testing.T) {
 func TestS1FixedDelay(t *testing.T) {
 	t.Parallel()
 	a := one("delay", fluxly.On("signed_up"), fluxly.Wait(3*fluxly.Day), fluxly.Send("later"))
-	k := fluxlytest.New(t, a)
+	k := newKit(t, a)
 	k.Track(event("signed_up", "u1", nil))
 	k.Advance(40 * time.Hour)
 	if err := k.Restart(fluxly.Config{Automations: []fluxly.Automation{a}}); err != nil {
@@ -196,7 +196,7 @@ func TestS1FixedDelay(t *testing.T) {
 
 func TestS2LongDelay(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, one("year", fluxly.On("signed_up"), fluxly.Wait(400*fluxly.Day), fluxly.Send("later")))
+	k := newKit(t, one("year", fluxly.On("signed_up"), fluxly.Wait(400*fluxly.Day), fluxly.Send("later")))
 	k.Track(event("signed_up", "u1", nil))
 	k.Advance(400*fluxly.Day - time.Second)
 	if n := k.Engine.Counters().Wakes; n != 0 {
@@ -234,7 +234,7 @@ func TestS4S5WaitUntilDate(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			k := fluxlytest.New(t, a, strict)
+			k := newKit(t, a, strict)
 			if tt.first > 0 {
 				k.Identify(fluxly.Identity{ExternalID: "u1", Traits: end(tt.first)})
 			}
@@ -287,8 +287,8 @@ func TestS6WaitForEvent(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			for range 1000 {
-				k := fluxlytest.New(t, a)
+			for range replays(1000) {
+				k := newKit(t, a)
 				k.Track(event("signed_up", "u1", nil))
 				if tt.at > 0 {
 					k.Advance(tt.at)
@@ -308,7 +308,7 @@ func TestS6WaitForEvent(t *testing.T) {
 // event that comes after the deadline finds the timeout taken.
 func TestS6OutageDoesNotTurnTheOutcome(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, one("activate", fluxly.On("signed_up"),
+	k := newKit(t, one("activate", fluxly.On("signed_up"),
 		fluxly.WaitFor("activated", 3*fluxly.Day).Then(fluxly.Send("bravo")).Else(fluxly.Send("nudge"))))
 	k.Track(event("signed_up", "u1", nil))
 	k.Clock().Set(k.Now().Add(3*fluxly.Day + time.Second)) // nothing runs meanwhile
@@ -318,7 +318,7 @@ func TestS6OutageDoesNotTurnTheOutcome(t *testing.T) {
 
 func TestS7WaitMatchesKey(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, fluxly.Automation{
+	k := newKit(t, fluxly.Automation{
 		Name: "cart", Trigger: fluxly.On("cart_filled"), Key: "cart_id", ReEntry: fluxly.Always(),
 		Steps: fluxly.Steps{fluxly.WaitFor("order_placed", fluxly.Day).Matching("cart_id").Else(fluxly.Send("forgot"))},
 	})
@@ -356,7 +356,7 @@ func TestS9SinceEntry(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			k := fluxlytest.New(t, tt.a)
+			k := newKit(t, tt.a)
 			k.Track(event("activated", "u1", nil)) // before the entry: never counts
 			k.Advance(time.Minute)
 			k.Track(event("signed_up", "u1", nil))
@@ -372,7 +372,7 @@ func TestS9SinceEntry(t *testing.T) {
 
 func TestS10Branch(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, one("branch", fluxly.On("signed_up"), fluxly.Branch(
+	k := newKit(t, one("branch", fluxly.On("signed_up"), fluxly.Branch(
 		fluxly.When(fluxly.Prop("seats").GreaterThan(10), fluxly.Send("team")),
 		fluxly.When(fluxly.Prop("plan").Is("pro"), fluxly.Send("pro")),
 		fluxly.When(fluxly.Prop("seats").GreaterThan(5), fluxly.Send("small")),
@@ -395,7 +395,7 @@ func TestS10Branch(t *testing.T) {
 
 func TestS14SetTraits(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Segments: []fluxly.Segment{{Name: "stage-two", Where: fluxly.Attr("stage").Is(2)}},
 		Automations: []fluxly.Automation{
 			one("setter", fluxly.On("signed_up"), fluxly.SetTraits(fluxly.Traits{"stage": 2}),
@@ -442,7 +442,7 @@ func TestS16HostCode(t *testing.T) {
 			return map[string]any{"score": 7}, nil
 		}},
 	}
-	k := fluxlytest.NewConfig(t, cfg)
+	k := newKitConfig(t, cfg)
 	k.Track(event("signed_up", "u1", nil))
 	k.Advance(30 * time.Minute)
 	if calls != 3 || len(keys) != 1 {
@@ -463,7 +463,7 @@ func TestS16HostCode(t *testing.T) {
 
 func TestS16HostCodeFailsForGood(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Automations: []fluxly.Automation{one("score", fluxly.On("signed_up"), fluxly.Do("score"), fluxly.Send("scored"))},
 		Funcs:       map[string]fluxly.StepFunc{"score": func(context.Context, fluxly.StepInput) (any, error) { return make(chan int), nil }},
 	})
@@ -483,7 +483,7 @@ func TestS17ExitWhileWaiting(t *testing.T) {
 	t.Parallel()
 	a := one("long", fluxly.On("signed_up"), fluxly.Wait(30*fluxly.Day), fluxly.Send("late"))
 	a.Exit = fluxly.On("cancelled")
-	k := fluxlytest.New(t, a)
+	k := newKit(t, a)
 	k.Track(event("signed_up", "u1", nil))
 	k.Advance(3 * fluxly.Day)
 	k.Track(event("cancelled", "u1", nil))
@@ -503,7 +503,7 @@ func TestExitTakesBackQueuedMail(t *testing.T) {
 	t.Parallel()
 	a := one("w", fluxly.On("signed_up"), fluxly.Send("welcome"))
 	a.Exit = fluxly.On("cancelled")
-	k := fluxlytest.New(t, a)
+	k := newKit(t, a)
 	k.Track(event("signed_up", "u1", nil))
 	k.Track(event("cancelled", "u1", nil))
 	k.WantSent("u1")
@@ -521,7 +521,7 @@ func TestR1ReEntry(t *testing.T) {
 			t.Parallel()
 			a := one("again", fluxly.On("bought"), fluxly.Send("thanks"))
 			a.ReEntry = tt.rule
-			k := fluxlytest.New(t, a)
+			k := newKit(t, a)
 			k.Track(event("bought", "u1", nil))
 			k.Advance(10 * fluxly.Day)
 			k.Track(event("bought", "u1", nil))
@@ -536,7 +536,7 @@ func TestR1ReEntry(t *testing.T) {
 
 func TestR2RunsByKey(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, fluxly.Automation{
+	k := newKit(t, fluxly.Automation{
 		Name: "sub", Trigger: fluxly.On("renewal_due"), Key: "subscription_id", ReEntry: fluxly.Always(),
 		Steps: fluxly.Steps{fluxly.Wait(fluxly.Day), fluxly.Send("renew")},
 	})
@@ -555,7 +555,7 @@ func TestR2RunsByKey(t *testing.T) {
 
 func TestR3SameMessageID(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, one("w", fluxly.On("signed_up"), fluxly.Send("welcome")))
+	k := newKit(t, one("w", fluxly.On("signed_up"), fluxly.Send("welcome")))
 	ev := event("signed_up", "u1", fluxly.Properties{"plan": "trial"})
 	ev.MessageID = "e1"
 	errs := make(chan error)
@@ -588,7 +588,7 @@ func TestR8PinnedVersions(t *testing.T) {
 	templates := fluxlytest.Emails("old-copy", "new-copy", "pro", "end", "moved")
 	cfg := func(a ...fluxly.Automation) fluxly.Config { return fluxly.Config{Automations: a, Emails: templates} }
 
-	k := fluxlytest.NewConfig(t, cfg(v1))
+	k := newKitConfig(t, cfg(v1))
 	k.Track(event("signed_up", "pinned", nil))
 	// Nobody stands at the removed step: the new version starts, the old run
 	// ends on the old one.
@@ -636,7 +636,7 @@ func TestR8Removed(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			k := fluxlytest.NewConfig(t, fluxly.Config{Automations: []fluxly.Automation{v1}, Emails: templates})
+			k := newKitConfig(t, fluxly.Config{Automations: []fluxly.Automation{v1}, Emails: templates})
 			for i := range 100 {
 				k.Track(event("signed_up", fmt.Sprintf("u%d", i), nil))
 			}
@@ -662,7 +662,7 @@ func TestR8Removed(t *testing.T) {
 func TestR13Modes(t *testing.T) {
 	t.Parallel()
 	a := one("w", fluxly.On("signed_up"), fluxly.Send("welcome"))
-	k := fluxlytest.NewConfig(t, fluxly.Config{Mode: fluxly.TestOnly, Allow: []string{"ann@acme.test", "@qa.test"}, Automations: []fluxly.Automation{a}})
+	k := newKitConfig(t, fluxly.Config{Mode: fluxly.TestOnly, Allow: []string{"ann@acme.test", "@qa.test"}, Automations: []fluxly.Automation{a}})
 	for id, addr := range map[string]string{"ann": "Ann@acme.test", "qa": "bot@qa.test", "bob": "bob@acme.test", "trick": "evil@notqa.test"} {
 		k.Identify(fluxly.Identity{ExternalID: id, Traits: fluxly.Traits{"email": addr}})
 		k.Track(event("signed_up", id, nil))
@@ -672,7 +672,7 @@ func TestR13Modes(t *testing.T) {
 	k.WantNotSent("bob", "welcome", fluxly.ReasonMode)
 	k.WantNotSent("trick", "welcome", fluxly.ReasonMode)
 
-	dry := fluxlytest.NewConfig(t, fluxly.Config{Mode: fluxly.DryRun, Automations: []fluxly.Automation{a}})
+	dry := newKitConfig(t, fluxly.Config{Mode: fluxly.DryRun, Automations: []fluxly.Automation{a}})
 	dry.Track(event("signed_up", "u1", nil))
 	dry.WantNotSent("u1", "welcome", fluxly.ReasonDryRun)
 	if n := dry.Sender.Calls(); n != 0 {
@@ -688,7 +688,7 @@ func TestR13Modes(t *testing.T) {
 
 func TestR15ConsentBeforeTheCall(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, one("w", fluxly.On("signed_up"), fluxly.Send("welcome"), fluxly.Wait(fluxly.Day), fluxly.Send("more")))
+	k := newKit(t, one("w", fluxly.On("signed_up"), fluxly.Send("welcome"), fluxly.Wait(fluxly.Day), fluxly.Send("more")))
 	k.Track(event("signed_up", "u1", nil))
 	k.WantSent("u1", "welcome")
 	if err := k.Engine.Unsubscribe(t.Context(), "u1", fluxly.Unsubscription{Source: "test"}); err != nil {
@@ -704,7 +704,7 @@ func TestR15ConsentBeforeTheCall(t *testing.T) {
 
 func TestA1CountsPerStep(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, trialOnboarding)
+	k := newKit(t, trialOnboarding)
 	people := 1000
 	if testing.Short() {
 		people = 100
@@ -750,7 +750,7 @@ func TestA1CountsPerStep(t *testing.T) {
 func TestA3A4SendLogAndReasons(t *testing.T) {
 	t.Parallel()
 	a := one("w", fluxly.On("signed_up"), fluxly.Send("welcome"))
-	k := fluxlytest.NewConfig(t, fluxly.Config{Automations: []fluxly.Automation{a}, KeepBodies: true})
+	k := newKitConfig(t, fluxly.Config{Automations: []fluxly.Automation{a}, KeepBodies: true})
 	start := func(id string, traits fluxly.Traits) {
 		if _, has := traits["email"]; !has {
 			traits["email"] = id + "@example.test"
@@ -806,7 +806,7 @@ func TestA3A4SendLogAndReasons(t *testing.T) {
 // D3: the journey of the README under the ordinary test tool.
 func TestD3TrialJourney(t *testing.T) {
 	t.Parallel()
-	e := fluxlytest.New(t, trialOnboarding)
+	e := newKit(t, trialOnboarding)
 	e.Identify(fluxly.Identity{ExternalID: "u1", Traits: fluxly.Traits{"trial_ends_at": e.Now().Add(14 * fluxly.Day)}})
 	e.Track(event("signed_up", "u1", fluxly.Properties{"plan": "trial"}))
 	e.Track(event("signed_up", "u2", fluxly.Properties{"plan": "free"}))

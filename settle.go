@@ -107,6 +107,11 @@ func (e *Engine) ofClaim(ctx context.Context, m *SendRecord, fn func(ctx context
 			if err != nil || now == nil {
 				return err
 			}
+			if !alone {
+				if err := e.catchUpOf(ctx, tx, now.ProfileID); err != nil {
+					return err
+				}
+			}
 			return fn(ctx, tx, now, alone)
 		}, Preload{SendKey: m.Key})
 	}
@@ -297,6 +302,9 @@ func (e *Engine) Settle(ctx context.Context, key string, sent bool) error {
 		}
 		if m == nil || m.Status != SendUnknown {
 			return refuse(fmt.Errorf("settle: there is no mail of unknown outcome with the key %q: %w", clip(key, 80), ErrNotFound))
+		}
+		if err := e.catchUpOf(ctx, tx, m.ProfileID); err != nil {
+			return err
 		}
 		if sent {
 			return e.settleIn(ctx, tx, m, SendAccepted, ReasonSettled, "", Receipt{}, false)

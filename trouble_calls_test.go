@@ -31,7 +31,7 @@ func TestStoreThatCannotWriteIsReported(t *testing.T) {
 	t.Parallel()
 	store := &stuckStore{Store: fluxly.NewMemoryStore()}
 	t.Cleanup(func() { _ = store.Close() })
-	k := fluxlytest.NewConfig(t, fluxly.Config{Store: store, Automations: []fluxly.Automation{welcome()}})
+	k := newKitConfig(t, fluxly.Config{Store: store, Automations: []fluxly.Automation{welcome()}})
 	k.Track(event("signed_up", "u1", nil))
 	store.bad.Store(true)
 	if _, err := k.Engine.RunDue(t.Context()); err == nil {
@@ -49,7 +49,7 @@ func TestStoreThatCannotWriteIsReported(t *testing.T) {
 func TestStepIsNotCalledAgainForWhatFollows(t *testing.T) {
 	t.Parallel()
 	calls, down := 0, true
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Conditions: map[string]fluxly.ConditionFunc{"crm": func(context.Context, fluxly.FuncInput) (bool, error) {
 			if down {
 				return false, errors.New("crm is down")
@@ -85,7 +85,7 @@ func TestStepIsNotCalledAgainForWhatFollows(t *testing.T) {
 // of all the one that would mend it.
 func TestTrackBesideAFailingOverdueTimer(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Conditions: map[string]fluxly.ConditionFunc{"crm": func(_ context.Context, in fluxly.FuncInput) (bool, error) {
 			if in.Profile.Traits["crm"] == "down" {
 				return false, errors.New("crm is down for this person")
@@ -108,7 +108,7 @@ func TestTrackBesideAFailingOverdueTimer(t *testing.T) {
 // that refuses them all.
 func TestHoldAfterTheClockWasSetBack(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.New(t, welcome())
+	k := newKit(t, welcome())
 	k.Sender.Script(fluxlytest.BadCredentials())
 	k.Track(event("signed_up", "u1", nil))
 	k.Advance(time.Hour)

@@ -37,7 +37,7 @@ func crmConfig() fluxly.Config {
 func TestFailingTimerDelaysNobodyElse(t *testing.T) {
 	t.Parallel()
 	for _, state := range []string{"down", "panics"} {
-		k := fluxlytest.NewConfig(t, crmConfig())
+		k := newKitConfig(t, crmConfig())
 		k.Identify(fluxly.Identity{ExternalID: "bad", Traits: fluxly.Traits{"crm": state}})
 		k.Track(event("signed_up", "bad", nil))
 		for i := range 5 {
@@ -128,7 +128,7 @@ func TestFailingTimersBesideRun(t *testing.T) {
 func TestFailingSegmentDelaysNobodyElse(t *testing.T) {
 	t.Parallel()
 	down := false
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Conditions: map[string]fluxly.ConditionFunc{"crm": func(_ context.Context, in fluxly.FuncInput) (bool, error) {
 			if down && in.Profile.Traits["crm"] == "down" {
 				return false, errors.New("crm is down for this person")
@@ -163,7 +163,7 @@ func TestFailingSegmentDelaysNobodyElse(t *testing.T) {
 // A call that stands at a step which its program does not have ends its run.
 func TestCallAtAStepThatIsNot(t *testing.T) {
 	t.Parallel()
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Funcs:       map[string]fluxly.StepFunc{"f": func(context.Context, fluxly.StepInput) (any, error) { return nil, nil }},
 		Automations: []fluxly.Automation{one("w", fluxly.On("signed_up"), fluxly.Do("f"))},
 	})
@@ -189,7 +189,7 @@ func TestTimeToRetryIsTheMailsOwn(t *testing.T) {
 	t.Parallel()
 	t.Run("after a failure of the account", func(t *testing.T) {
 		t.Parallel()
-		k := fluxlytest.New(t, welcome())
+		k := newKit(t, welcome())
 		wrong := true
 		k.Sender.Plan(func(*fluxly.Message) (fluxlytest.Outcome, bool) { return fluxlytest.BadCredentials(), wrong })
 		k.Track(event("signed_up", "u1", nil))
@@ -201,7 +201,7 @@ func TestTimeToRetryIsTheMailsOwn(t *testing.T) {
 	})
 	t.Run("after it was settled by hand", func(t *testing.T) {
 		t.Parallel()
-		k := fluxlytest.New(t, welcome())
+		k := newKit(t, welcome())
 		k.Sender.WithoutLookup()
 		k.Sender.Script(fluxlytest.Lost())
 		k.Track(event("signed_up", "u1", nil))
@@ -254,7 +254,7 @@ func TestHoldGrowsByWave(t *testing.T) {
 func TestOutcomeOfMailBeforeFailingStep(t *testing.T) {
 	t.Parallel()
 	down := true
-	k := fluxlytest.NewConfig(t, fluxly.Config{
+	k := newKitConfig(t, fluxly.Config{
 		Unknown: fluxly.SendAgain,
 		Conditions: map[string]fluxly.ConditionFunc{"crm": func(context.Context, fluxly.FuncInput) (bool, error) {
 			if down {

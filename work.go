@@ -421,6 +421,13 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, claimed ti
 		if r == nil {
 			return err
 		}
+		if err := e.catchUpOf(ctx, tx, r.ProfileID); err != nil {
+			return err
+		}
+		// What was due may have ended the run.
+		if r, err = called(ctx, tx); r == nil {
+			return err
+		}
 		now := e.now()
 		s, err := e.open(ctx, tx, now, r.ProfileID, runOrigin(r))
 		if err != nil {

@@ -128,7 +128,9 @@ type CrashCall struct {
 //   - a step of the program's own is not called again once its result is
 //     stored;
 //   - counts add up: Engine.Stats has as many started runs as ended and
-//     standing ones, as many mails as were queued;
+//     standing ones, and at each step as many mails as were queued; of those
+//     that Engine.Counters has as queued each is accepted, refused, skipped or
+//     unknown in the end;
 //   - the state in the end is that of a history without any crash.
 //
 // The last is exact, to the instant of each timer. The history to compare with
@@ -138,8 +140,8 @@ type CrashCall struct {
 // step of the program's own is answered at the instant and in the way in which
 // it was answered under crashes. Left out are the times of bookkeeping
 // (UpdatedAt, QueuedAt, how often something was tried) and, of a mail whose
-// outcome became known later than it was claimed, whether what came in between
-// would have stopped it. A schedule in which the time of the store went back
+// outcome was stored later than it was claimed, whether what came in between
+// would have stopped it or let it go. A schedule in which the time of the store went back
 // (by a clock that was set back, and an engine that does not remember) is not
 // compared, because then a timer may come before or after an event; all else
 // is checked in it too.

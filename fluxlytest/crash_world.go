@@ -2,7 +2,6 @@ package fluxlytest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -46,7 +45,7 @@ type crashWorld struct {
 	latest   time.Time // of the instants at which something was written
 	wentBack bool
 	erased   bool
-	claimed  map[string]time.Time
+	claimed  map[string]crashClaim
 	settled  map[string]*fluxly.SendRecord
 	stopped  map[string]*crashWrite
 	stored   map[string]bool
@@ -78,16 +77,17 @@ type crashEffect struct {
 	at   time.Time
 	call *CrashCall
 	mail *fluxly.SendRecord
+	// late: between the claim of the mail and its outcome something took effect,
+	// or time passed.
+	late bool
 	log  *fluxly.LogEntry
 }
 
-// crashPending is a call that the program has to make.
-type crashPending struct {
-	call   *CrashCall
-	no     int
-	tries  int
-	answer bool // it was answered before
-	due    int  // the turn from which on it is made
+// crashClaim is the last claim of a mail, and how much had taken effect then.
+type crashClaim struct {
+	at       time.Time
+	attempts int
+	effects  int
 }
 
 func newCrashWorld(t testing.TB, setup *crashSetup, seed uint64, root string, plan crashPlan) *crashWorld {
@@ -95,7 +95,7 @@ func newCrashWorld(t testing.TB, setup *crashSetup, seed uint64, root string, pl
 	w := &crashWorld{
 		t: t, setup: setup, seed: seed, plan: plan, now: Start, dir: setup.dirOf(t, root, seed),
 		rnd:     rand.New(rand.NewPCG(seed, 2)),
-		claimed: map[string]time.Time{}, settled: map[string]*fluxly.SendRecord{}, stopped: map[string]*crashWrite{}, stored: map[string]bool{},
+		claimed: map[string]crashClaim{}, settled: map[string]*fluxly.SendRecord{}, stopped: map[string]*crashWrite{}, stored: map[string]bool{},
 	}
 	w.provider = crashProviderState{
 		kind: setup.providers[seed%uint64(len(setup.providers))], salt: 14695981039346656037 ^ seed*1099511628211,
@@ -123,6 +123,7 @@ func newCrashWorld(t testing.TB, setup *crashSetup, seed uint64, root string, pl
 	w.calls = setup.calls(rand.New(rand.NewPCG(seed, 3)))
 	for i := range w.calls {
 		c := &w.calls[i]
+		c.At = c.At.Truncate(time.Microsecond)
 		if c.Call != nil {
 			continue
 		}
@@ -312,11 +313,11 @@ func (w *crashWorld) begin(ctx context.Context, slot int) *crashProcess {
 	case CrashSendAgain:
 		cfg.Unknown = fluxly.SendAgain
 	}
-	p.worker = p.start("start", nil, func() (err error) {
+	a := p.start("start", nil, func() (err error) {
 		p.engine, err = fluxly.New(cfg)
 		return err
 	})
-	w.after(p, p.worker)
+	w.after(p, a)
 	if p.dead || p.frozen || w.failure != nil {
 		return nil
 	}
@@ -355,7 +356,6 @@ func (w *crashWorld) work(ctx context.Context, p *crashProcess) {
 		next, err = p.engine.RunDue(ctx)
 		return err
 	})
-	p.worker = a
 	w.after(p, a)
 	if a.ended && !p.dead {
 		w.due(next)
@@ -369,126 +369,6 @@ func (w *crashWorld) due(next time.Time) {
 		next = w.now.AddDate(100, 0, 0)
 	}
 	w.nextDue = next
-}
-
-// settleHeld is the person who looks into the provider's list for mails that
-// are held, and says what became of them.
-func (w *crashWorld) settleHeld(ctx context.Context, p *crashProcess) {
-	if w.provider.kind != CrashHold || !w.quiet && w.rnd.IntN(6) > 0 {
-		return
-	}
-	var held []*fluxly.SendRecord
-	err := w.base(p).View(ctx, func(tx fluxly.Tx) (err error) {
-		held, err = tx.Sends(ctx, fluxly.SendQuery{Status: fluxly.SendUnknown})
-		return err
-	})
-	if err != nil {
-		w.fail("read the held mails: %v", err)
-		return
-	}
-	for _, m := range held {
-		if p.dead || p.frozen || w.failure != nil {
-			return
-		}
-		sent := len(w.provider.byKey[m.Key]) > 0
-		w.advance(w.moment())
-		w.note("%s: somebody settles %s: sent %v", p.name, m.Key, sent)
-		w.nextDue = time.Time{}
-		p.caller = p.start("Settle", &crashPending{}, func() error { return p.engine.Settle(ctx, m.Key, sent) })
-		a := p.caller
-		w.after(p, a)
-		if a.ended && a.err != nil && !p.dead && !errors.Is(a.err, fluxly.ErrNotFound) {
-			w.fail("settle %s: %v", m.Key, a.err)
-		}
-	}
-}
-
-// makeCall makes a call and puts it among the pending ones again when it was
-// not answered, and sometimes when it was.
-func (w *crashWorld) makeCall(ctx context.Context, p *crashProcess, c *crashPending, pending []*crashPending) []*crashPending {
-	w.nextDue = time.Time{}
-	w.stats.Calls++
-	c.tries++
-	if c.tries > 1 {
-		w.stats.Repeats++
-	}
-	w.note("%s: call %d, try %d: %s", p.name, c.no, c.tries, c.call.Name)
-	a := p.start("call", c, func() error { return c.call.Call(ctx, p.engine) })
-	p.caller = a
-	w.after(p, a)
-	again := &crashPending{call: c.call, no: c.no, tries: c.tries, answer: c.answer, due: w.turn + w.rnd.IntN(6)}
-	if w.steady {
-		again.due = w.turn
-	}
-	if !a.ended || p.dead && a.err != nil {
-		w.note("call %d is not answered", c.no)
-		if a.ended && c.answer {
-			return pending
-		}
-		return append(pending, again)
-	}
-	w.answered(p, a)
-	if !c.answer && w.rnd.IntN(12) == 0 {
-		again.answer, again.due = true, w.turn+1+w.rnd.IntN(30)
-		return append(pending, again)
-	}
-	return pending
-}
-
-// intrude stops the mail that a process has claimed, at the last moment: by a
-// call of the same process or, now and then, of another one.
-func (w *crashWorld) intrude(ctx context.Context, p *crashProcess, pending []*crashPending) []*crashPending {
-	var person, address string
-	err := w.base(p).View(ctx, func(tx fluxly.Tx) error {
-		list, err := tx.Sends(ctx, fluxly.SendQuery{Status: fluxly.SendSending})
-		if err != nil || len(list) == 0 {
-			return err
-		}
-		prof, err := tx.Profile(ctx, list[w.rnd.IntN(len(list))].ProfileID)
-		if prof != nil {
-			person, address = prof.ID, addressOf(prof.Email())
-		}
-		return err
-	})
-	if err != nil {
-		w.fail("look for mails under way: %v", err)
-	}
-	if w.rnd.IntN(4) == 0 {
-		p = w.usable(ctx)
-	}
-	if person == "" || address == "" || p == nil || p.dead || p.frozen || p.caller != nil {
-		return pending
-	}
-	stop := &CrashCall{Name: "unsubscribe " + person, Call: func(ctx context.Context, e *fluxly.Engine) error {
-		return e.Unsubscribe(ctx, person, fluxly.Unsubscription{Source: "schedule"})
-	}}
-	undo := &CrashCall{Name: "resubscribe " + person, Call: func(ctx context.Context, e *fluxly.Engine) error {
-		return e.Resubscribe(ctx, person, "")
-	}}
-	if w.rnd.IntN(3) == 0 {
-		stop = &CrashCall{Name: "suppress " + address, Call: func(ctx context.Context, e *fluxly.Engine) error {
-			return e.Suppress(ctx, fluxly.Suppression{Address: address, Reason: "HardBounce"})
-		}}
-		undo = &CrashCall{Name: "unsuppress " + address, Call: func(ctx context.Context, e *fluxly.Engine) error {
-			return e.Unsuppress(ctx, address, "")
-		}}
-	}
-	w.advance(w.moment())
-	pending = w.makeCall(ctx, p, &crashPending{call: stop, no: len(w.calls)}, pending)
-	return append(pending, &crashPending{call: undo, no: len(w.calls), due: w.turn + 4 + w.rnd.IntN(30)})
-}
-
-// answered looks at the answer of a call.
-func (w *crashWorld) answered(p *crashProcess, a *crashActivity) {
-	w.seq++
-	for _, by := range w.stopped {
-		if by.by == p {
-			by.returned = true
-		}
-	}
-	if a.err != nil && !p.dead && !errors.Is(a.err, fluxly.ErrNotFound) && !errors.Is(a.err, fluxly.ErrInvalid) {
-		w.fail("call %d (%s): %v", a.call.no, a.call.call.Name, a.err)
-	}
 }
 
 // pause makes an activity stand still. Most often the whole process is frozen,
@@ -510,6 +390,11 @@ func (w *crashWorld) pause(a *crashActivity, place crashPlace, what string) {
 	p.frozen = true
 	a.until = w.turn + 1 + w.rnd.IntN(8)
 	w.note("%s is frozen %s%s", p.name, placeNames[place], what)
+	if w.rnd.IntN(2) == 0 {
+		// Others take over in the turns to come.
+		w.advance(freezeTimes[w.rnd.IntN(len(freezeTimes))])
+		w.nextDue = time.Time{}
+	}
 }
 
 // freezeTimes are how long a process may be frozen.
@@ -532,7 +417,9 @@ func (w *crashWorld) thaw() {
 				continue // what has begun a commit goes first
 			}
 			if !p.dead && p.frozen && !w.quiet {
-				w.advance(freezeTimes[w.rnd.IntN(len(freezeTimes))])
+				if w.rnd.IntN(2) == 0 {
+					w.advance(freezeTimes[w.rnd.IntN(len(freezeTimes))])
+				}
 				w.nextDue = time.Time{}
 				if w.rnd.IntN(5) == 0 {
 					p.stop("while it is frozen")
@@ -584,8 +471,8 @@ func (w *crashWorld) committed(p *crashProcess, tx *crashTx) {
 		case fluxly.SendQueued:
 			continue
 		case fluxly.SendSending:
-			if m.Owner != "" && m.ClaimedAt.Equal(at) {
-				w.claimed[m.Key] = at
+			if c, ok := w.claimed[m.Key]; !ok || c.attempts != m.Attempts || !c.at.Equal(m.ClaimedAt) {
+				w.claimed[m.Key] = crashClaim{m.ClaimedAt, m.Attempts, len(w.history)}
 			}
 			continue
 		case fluxly.SendUnknown:
@@ -597,9 +484,15 @@ func (w *crashWorld) committed(p *crashProcess, tx *crashTx) {
 		if w.settled[m.Key] != nil {
 			w.fail("the outcome of the mail %s is stored a second time by %s: %s, then %s", m.Key, p.name, w.settled[m.Key].Status, m.Status)
 		}
+		if not := m.Status == fluxly.SendRefused || m.Status == fluxly.SendSkipped; not &&
+			len(w.provider.byKey[m.Key]) > w.provider.forgiven[m.Key] && !w.mayComeAgain(m.Key) {
+			w.fail("%s stores that the mail %s is %s (%s), and the provider has it", p.name, m.Key, m.Status, m.Reason)
+		}
+		c, ok := w.claimed[m.Key]
+		late := ok && (c.effects != len(w.history) || !c.at.Equal(m.SettledAt))
 		w.settled[m.Key] = m
 		w.note("%s: the mail %s is %s %s", p.name, m.Key, m.Status, m.Reason)
-		w.history = append(w.history, crashEffect{at: at, mail: m})
+		w.history = append(w.history, crashEffect{at: at, mail: m, late: late})
 	}
 	for i := range tx.log {
 		l := &tx.log[i]
@@ -648,59 +541,3 @@ func (w *crashWorld) tidy() {
 		_ = w.memory.Close()
 	}
 }
-
-// randomPlan draws what happens at each place.
-func randomPlan(seed uint64) crashPlan {
-	r := rand.New(rand.NewPCG(seed, 1))
-	return &drawnPlan{
-		Rand: r, stops: r.IntN(6), pauses: r.IntN(6), troubles: r.IntN(6),
-		often: []int{12, 40, 120, 300}[r.IntN(4)],
-	}
-}
-
-type drawnPlan struct {
-	*rand.Rand
-	stops, pauses, troubles, often int
-}
-
-func (d *drawnPlan) at(place crashPlace) crashFate {
-	// The places at the provider are few, and the most interesting.
-	n := d.often
-	switch place {
-	case placeClaimed, placeLooked, placeSend, placeTaken, placeReplied, placeAsk, placeAsked, placeFunc, placeFuncDone:
-		n = max(n/6, 4)
-	case placeRead, placeHasRead:
-		n *= 3
-	case placeCommit, placeCommitted, places:
-	}
-	if d.IntN(n) > 0 {
-		return fateNone
-	}
-	switch k := d.IntN(3); {
-	case k == 0 && d.stops > 0:
-		d.stops--
-		if place == placeCommit && d.IntN(2) == 0 {
-			return fateStopKept
-		}
-		return fateStop
-	case k == 1 && d.pauses > 0:
-		d.pauses--
-		return fatePause
-	case k == 2 && d.troubles > 0:
-		switch place {
-		case placeSend, placeTaken, placeAsk:
-			d.troubles--
-			if place == placeSend && d.IntN(2) == 0 {
-				return fateTemporary
-			}
-			return fateLost
-		case placeCommit, placeCommitted, placeRead, placeHasRead, placeClaimed, placeLooked, placeReplied, placeAsked, placeFunc, placeFuncDone, places:
-		}
-	}
-	return fateNone
-}
-
-// quietPlan lets everything be.
-type quietPlan struct{}
-
-func (quietPlan) at(crashPlace) crashFate { return fateNone }

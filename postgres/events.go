@@ -66,16 +66,11 @@ func (t *tx) PutEvent(ctx context.Context, e *fluxly.StoredEvent) (digest [32]by
 	return e.Digest, false, nil
 }
 
-// digest looks an event up by its message id; nil when there is none, or when
-// that is the guess.
+// digest looks an event up by its message id; nil when there is none.
 func (t *tx) digest(ctx context.Context, messageID string) (*[32]byte, error) {
 	known, ok := t.known.messages[messageID]
-	switch {
-	case ok && (t.cached || known != nil):
+	if ok && (t.cached || known != nil) {
 		return known, nil
-	case t.guess:
-		t.guessed = true
-		return nil, nil
 	}
 	err := t.ask(ctx, statement{
 		sql: "SELECT digest FROM fluxly.events WHERE message_id = $1::bytea", args: []any{packID(messageID)},

@@ -69,9 +69,7 @@ type mode int
 const (
 	// modeAuto: buffered at first, careful after a conflict.
 	modeAuto mode = iota
-	// modeBuffered and modeCareful are forced by tests; the first still turns
-	// careful after a conflict, because some answers need it.
-	modeBuffered
+	// modeCareful is careful from the first; tests force it.
 	modeCareful
 )
 

@@ -14,17 +14,18 @@ import (
 // Writes are gathered in rows (see buffer.go) and go out before the next
 // question to the database, in the same trip, or with the commit. What was read
 // under a lock, and what was written, answers later questions (see known).
-// A first attempt guesses that what nobody has asked for so far is not there
-// yet; where that is wrong, an INSERT meets the row, and the transaction runs
-// again in careful mode, where nothing is guessed or remembered and each write
-// goes out at once.
+// Who has preloaded what is asked for may guess that a row that was not asked
+// for is not there yet; where that is wrong, an INSERT meets the row. Then, and
+// when somebody else inserted the same row meanwhile, the transaction runs again
+// in careful mode, in which nothing is guessed or remembered and each write goes
+// out at once.
 type tx struct {
 	s      *Store
 	db     database
 	writes bool
 	dead   bool
-	// cached: questions are answered from known. guess: see above. A
-	// transaction with neither is a careful one.
+	// cached: questions are answered from known; without it the transaction is
+	// a careful one. guess: see above; it is set by Preload.
 	cached, guess bool
 	// guessed says that an answer was given that the database has not
 	// confirmed.
@@ -60,7 +61,7 @@ var (
 
 // newTx makes a transaction of Update.
 func (s *Store) newTx(db database, m mode) *tx {
-	return &tx{s: s, db: db, writes: true, cached: m != modeCareful, guess: m == modeAuto, locked: map[int64]int{}, known: newKnown()}
+	return &tx{s: s, db: db, writes: true, cached: m != modeCareful, locked: map[int64]int{}, known: newKnown()}
 }
 
 // check refuses a call that cannot be.

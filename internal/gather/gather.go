@@ -30,8 +30,8 @@ type Gatherer[T any] struct {
 	leading bool
 	// committing are the ops of the commit at work.
 	committing int
-	waiting []*op[T]
-	spare   []*op[T]
+	waiting    []*op[T]
+	spare      []*op[T]
 }
 
 type op[T any] struct {
