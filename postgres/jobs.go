@@ -24,7 +24,7 @@ const (
 	// lateMargin and planMargin are how close to its time a commit may come
 	// that relied upon the tick of others, and upon the planning.
 	lateMargin = 2 * time.Second
-	planMargin = 2*minuteInterval + 5*time.Second
+	planMargin = 125 * time.Second // two minutes and a little
 	// insertTimeout bounds the insertion of ticks beside a transaction.
 	insertTimeout = 10 * time.Second
 )

@@ -11,9 +11,6 @@ import (
 )
 
 const (
-	// overdue is for how long something is due before it counts as left
-	// behind: its job has failed, is gone, or died with its process.
-	overdue = 30 * time.Second
 	// busy is how old a job that waits in a queue must be for the queue to
 	// count as behind; what is overdue then only waits for its turn.
 	busy = 10 * time.Second
@@ -69,7 +66,7 @@ func (j *jobs) planAhead(ctx context.Context, now time.Time) error {
 
 // takeUp makes jobs for what was left behind.
 func (j *jobs) takeUp(ctx context.Context, now time.Time) error {
-	a := tickArgs{From: 0, Until: micros(now.Add(-overdue))}
+	a := tickArgs{From: 0, Until: micros(now.Add(-j.s.cfg.timing.overdue))}
 	for _, kind := range []fluxly.WorkKind{fluxly.WorkWake, fluxly.WorkSegment} {
 		a.Lane = string(kind)
 		left, err := j.find(ctx, kind, a, 1)
@@ -104,7 +101,7 @@ func (j *jobs) takeUpOnes(ctx context.Context, now time.Time) error {
 		{j.names.call, "SELECT id, due_at FROM fluxly.runs WHERE due_kind = 2 AND due_at <= $1::timestamptz ORDER BY due_at, id LIMIT $2::bigint",
 			func(id string, due time.Time) river.JobArgs { return callArgs{Run: id, Due: micros(due)} }},
 	} {
-		rows, err := j.s.pool.Query(ctx, j.s.sql(q.sql), now.Add(-overdue), int64(mostLeft))
+		rows, err := j.s.pool.Query(ctx, j.s.sql(q.sql), now.Add(-j.s.cfg.timing.overdue), int64(mostLeft))
 		if err != nil {
 			return explain("look for what was left behind", err)
 		}

@@ -32,13 +32,21 @@ const (
 	rescueAfter = 6 * time.Minute
 	// keepCompleted is how long River keeps the rows of jobs that are done.
 	keepCompleted = time.Hour
-	// minuteInterval is that of the job that plans ticks and looks for what
-	// was left.
-	minuteInterval = time.Minute
 	// idleSnooze is how long a job waits for a Work that does not run, on the
 	// client of a program.
 	idleSnooze = 5 * time.Second
 )
+
+// timing is how often what was left behind is looked for. Tests have less time
+// than programs.
+type timing struct {
+	// minute is the interval of the job that plans ticks and looks for what
+	// was left behind.
+	minute time.Duration
+	// overdue is for how long something is due before it counts as left
+	// behind: its job has failed, is gone, or died with its process.
+	overdue time.Duration
+}
 
 // workers are how many jobs of a kind run at once.
 const (
@@ -162,10 +170,10 @@ func (j *jobs) register(workers *river.Workers) error {
 
 // minutely is the job of each minute, which River's leader inserts.
 func (j *jobs) minutely() *river.PeriodicJob {
-	return river.NewPeriodicJob(river.PeriodicInterval(minuteInterval), func() (river.JobArgs, *river.InsertOpts) {
+	return river.NewPeriodicJob(river.PeriodicInterval(j.s.cfg.timing.minute), func() (river.JobArgs, *river.InsertOpts) {
 		return minuteArgs{}, &river.InsertOpts{
 			Queue:      j.names.tick,
-			UniqueOpts: river.UniqueOpts{ByPeriod: minuteInterval, ByQueue: true},
+			UniqueOpts: river.UniqueOpts{ByPeriod: j.s.cfg.timing.minute, ByQueue: true},
 		}
 	}, &river.PeriodicJobOpts{RunOnStart: true})
 }
