@@ -21,7 +21,7 @@ import (
 )
 
 // impatient looks for what was left behind often.
-var impatient = timing{minute: 2 * time.Second, overdue: 3 * time.Second}
+var impatient = timing{every: 2 * time.Second, overdue: 3 * time.Second}
 
 // patience is how long tests wait for what must come.
 const patience = 90 * time.Second
@@ -239,7 +239,9 @@ func TestEngineIsGone(t *testing.T) {
 	}
 	hold := make(chan struct{})
 	stuck := &fluxlytest.FakeSender{}
-	stuck.Plan(func(*fluxly.Message) (fluxlytest.Outcome, bool) { return fluxlytest.Outcome{Hold: hold, Hang: true}, true })
+	stuck.Plan(func(*fluxly.Message) (fluxlytest.Outcome, bool) {
+		return fluxlytest.Outcome{Hold: hold, Hang: true}, true
+	})
 	e := newEngine(t, dying, stuck, time.Second)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

@@ -63,7 +63,7 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.timing == (timing{}) {
-		c.timing = timing{minute: time.Minute, overdue: 30 * time.Second}
+		c.timing = timing{every: 20 * time.Second, overdue: 15 * time.Second}
 	}
 	return c
 }

@@ -14,19 +14,18 @@ const (
 	// busy is how old a job that waits in a queue must be for the queue to
 	// count as behind; what is overdue then only waits for its turn.
 	busy = 10 * time.Second
-	// mostLeft bounds the mails and calls left behind that are taken up in one
-	// minute.
+	// mostLeft bounds the mails and calls left behind that one sweep takes up.
 	mostLeft = 1000
 )
 
-// minuteWorker does the job of each minute.
-type minuteWorker struct {
-	river.WorkerDefaults[minuteArgs]
+// sweepWorker does sweeps.
+type sweepWorker struct {
+	river.WorkerDefaults[sweepArgs]
 	jobs *jobs
 }
 
-// Work plans the ticks of the next minutes, and takes up what was left behind.
-func (w *minuteWorker) Work(ctx context.Context, _ *river.Job[minuteArgs]) error {
+// Work plans the ticks of the next minutes and takes up what was left behind.
+func (w *sweepWorker) Work(ctx context.Context, _ *river.Job[sweepArgs]) error {
 	return w.jobs.do(ctx, func(ctx context.Context, p *work) error {
 		if err := w.jobs.planAhead(ctx, p.worker.Now()); err != nil {
 			return err
@@ -36,7 +35,7 @@ func (w *minuteWorker) Work(ctx context.Context, _ *river.Job[minuteArgs]) error
 }
 
 // NextRetry is soon, and later each time.
-func (w *minuteWorker) NextRetry(job *river.Job[minuteArgs]) time.Time {
+func (w *sweepWorker) NextRetry(job *river.Job[sweepArgs]) time.Time {
 	return time.Now().Add(pauseAfter(job.Attempt))
 }
 
