@@ -15,16 +15,17 @@ import (
 )
 
 const (
-	// horizon is how far ahead ticks are planned. The job of each minute plans
-	// as far too, so that what is due later than that needs no tick at first.
+	// horizon is how far ahead ticks are planned. Each sweep plans as far too,
+	// so that what is due later than that needs no tick at first: there are
+	// several sweeps before its time, also when the leader changes.
 	horizon = 3 * time.Minute
 	// callerHorizon is the same for a transaction of the program's own, of
 	// which nobody knows how long it takes.
 	callerHorizon = time.Hour
 	// lateMargin and planMargin are how close to its time a commit may come
-	// that relied upon the tick of others, and upon the planning.
+	// that relied upon the tick of others, and upon a sweep.
 	lateMargin = 2 * time.Second
-	planMargin = 2*minuteInterval + 5*time.Second
+	planMargin = time.Minute // several sweeps
 	// insertTimeout bounds the insertion of ticks beside a transaction.
 	insertTimeout = 10 * time.Second
 )
@@ -34,7 +35,7 @@ const (
 // A queued mail and a call have a job each, inserted by the transaction that
 // makes them due. All else is done by ticks: a tick stands for a stretch of
 // time, mostly a second, and does what is due in it. Due times further ahead
-// than the horizon have none until the job of each minute plans it.
+// than the horizon have none until a sweep plans it.
 type jobs struct {
 	s      *Store
 	names  queueNames
@@ -118,7 +119,7 @@ func (j *jobs) committed(n *notes) {
 }
 
 // insertLate inserts ticks beside the transaction that needs them. Where that
-// fails, the job of the next minute finds what was due.
+// fails, a sweep finds what was due.
 func (j *jobs) insertLate(late []time.Time) {
 	list := j.params(&notes{ticks: late}, time.Now(), false)
 	if list == nil {
@@ -128,7 +129,7 @@ func (j *jobs) insertLate(late []time.Time) {
 		ctx, cancel := context.WithTimeout(context.Background(), insertTimeout)
 		defer cancel()
 		if _, err := j.own.InsertMany(ctx, list); err != nil {
-			j.s.cfg.Logger.Warn("postgres store: a tick could not be inserted; what is due is found within a minute or two", "error", err)
+			j.s.cfg.Logger.Warn("postgres store: a tick could not be inserted; what is due is found by a sweep", "error", err)
 		}
 	})
 }

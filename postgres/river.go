@@ -32,13 +32,21 @@ const (
 	rescueAfter = 6 * time.Minute
 	// keepCompleted is how long River keeps the rows of jobs that are done.
 	keepCompleted = time.Hour
-	// minuteInterval is that of the job that plans ticks and looks for what
-	// was left.
-	minuteInterval = time.Minute
 	// idleSnooze is how long a job waits for a Work that does not run, on the
 	// client of a program.
 	idleSnooze = 5 * time.Second
 )
+
+// timing is how often what was left behind is looked for. Tests have less time
+// than programs.
+type timing struct {
+	// every is the interval of the job that plans ticks and looks for what
+	// was left behind.
+	every time.Duration
+	// overdue is for how long something is due before it counts as left
+	// behind: its job has failed, is gone, or died with its process.
+	overdue time.Duration
+}
 
 // workers are how many jobs of a kind run at once.
 const (
@@ -83,12 +91,12 @@ type tickArgs struct {
 // Kind names the job to River.
 func (tickArgs) Kind() string { return "fluxly_tick" }
 
-// minuteArgs is the job that plans the ticks of the next minutes and looks for
-// what was left behind.
-type minuteArgs struct{}
+// sweepArgs is the job that plans the ticks of the next minutes and looks for
+// what was left behind. River's leader inserts it regularly.
+type sweepArgs struct{}
 
 // Kind names the job to River.
-func (minuteArgs) Kind() string { return "fluxly_minute" }
+func (sweepArgs) Kind() string { return "fluxly_sweep" }
 
 // queueNames are the queues of one store. Those of another schema that shares
 // a River with it have other names, so that nobody works off the jobs of others.
@@ -125,7 +133,7 @@ func (j *jobs) newClient() (*river.Client[pgx.Tx], error) {
 		Logger:                      j.s.cfg.Logger,
 		Queues:                      map[string]river.QueueConfig{},
 		Workers:                     workers,
-		PeriodicJobs:                []*river.PeriodicJob{j.minutely()},
+		PeriodicJobs:                []*river.PeriodicJob{j.sweeps()},
 		FetchPollInterval:           pollInterval,
 		PollOnly:                    j.s.cfg.PollOnly,
 		JobTimeout:                  jobTimeout,
@@ -157,15 +165,15 @@ func (j *jobs) register(workers *river.Workers) error {
 	if err := river.AddWorkerSafely(workers, &tickWorker{jobs: j}); err != nil {
 		return err
 	}
-	return river.AddWorkerSafely(workers, &minuteWorker{jobs: j})
+	return river.AddWorkerSafely(workers, &sweepWorker{jobs: j})
 }
 
-// minutely is the job of each minute, which River's leader inserts.
-func (j *jobs) minutely() *river.PeriodicJob {
-	return river.NewPeriodicJob(river.PeriodicInterval(minuteInterval), func() (river.JobArgs, *river.InsertOpts) {
-		return minuteArgs{}, &river.InsertOpts{
+// sweeps is the periodic job.
+func (j *jobs) sweeps() *river.PeriodicJob {
+	return river.NewPeriodicJob(river.PeriodicInterval(j.s.cfg.timing.every), func() (river.JobArgs, *river.InsertOpts) {
+		return sweepArgs{}, &river.InsertOpts{
 			Queue:      j.names.tick,
-			UniqueOpts: river.UniqueOpts{ByPeriod: minuteInterval, ByQueue: true},
+			UniqueOpts: river.UniqueOpts{ByPeriod: j.s.cfg.timing.every, ByQueue: true},
 		}
 	}, &river.PeriodicJobOpts{RunOnStart: true})
 }
@@ -186,7 +194,7 @@ func (j *jobs) join(client *river.Client[pgx.Tx], workers *river.Workers) (err e
 			err = fmt.Errorf("Config.River takes no periodic jobs: %v", p)
 		}
 	}()
-	if _, err := client.PeriodicJobs().AddSafely(j.minutely()); err != nil {
+	if _, err := client.PeriodicJobs().AddSafely(j.sweeps()); err != nil {
 		return fmt.Errorf("Config.River: add the periodic job: %w", err)
 	}
 	return nil

@@ -51,6 +51,8 @@ type Config struct {
 	// Logger gets what happens beside the calls, also from River. Defaults to
 	// none.
 	Logger *slog.Logger
+
+	timing timing
 }
 
 func (c Config) withDefaults() Config {
@@ -59,6 +61,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.timing == (timing{}) {
+		c.timing = timing{every: 20 * time.Second, overdue: 15 * time.Second}
 	}
 	return c
 }

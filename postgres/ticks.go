@@ -228,6 +228,7 @@ func (j *jobs) divide(ctx context.Context, kind fluxly.WorkKind, a tickArgs) err
 	for i := range list {
 		a.Part = i
 		list[i] = j.job(a, j.names.tick, now, now)
+		list[i].InsertOpts.Priority = 2 // behind ticks, whose time is now
 	}
 	_, err = j.own.InsertMany(ctx, list)
 	return explain("insert jobs", err)

@@ -11,25 +11,21 @@ import (
 )
 
 const (
-	// overdue is for how long something is due before it counts as left
-	// behind: its job has failed, is gone, or died with its process.
-	overdue = 30 * time.Second
 	// busy is how old a job that waits in a queue must be for the queue to
 	// count as behind; what is overdue then only waits for its turn.
 	busy = 10 * time.Second
-	// mostLeft bounds the mails and calls left behind that are taken up in one
-	// minute.
+	// mostLeft bounds the mails and calls left behind that one sweep takes up.
 	mostLeft = 1000
 )
 
-// minuteWorker does the job of each minute.
-type minuteWorker struct {
-	river.WorkerDefaults[minuteArgs]
+// sweepWorker does sweeps.
+type sweepWorker struct {
+	river.WorkerDefaults[sweepArgs]
 	jobs *jobs
 }
 
-// Work plans the ticks of the next minutes, and takes up what was left behind.
-func (w *minuteWorker) Work(ctx context.Context, _ *river.Job[minuteArgs]) error {
+// Work plans the ticks of the next minutes and takes up what was left behind.
+func (w *sweepWorker) Work(ctx context.Context, _ *river.Job[sweepArgs]) error {
 	return w.jobs.do(ctx, func(ctx context.Context, p *work) error {
 		if err := w.jobs.planAhead(ctx, p.worker.Now()); err != nil {
 			return err
@@ -39,7 +35,7 @@ func (w *minuteWorker) Work(ctx context.Context, _ *river.Job[minuteArgs]) error
 }
 
 // NextRetry is soon, and later each time.
-func (w *minuteWorker) NextRetry(job *river.Job[minuteArgs]) time.Time {
+func (w *sweepWorker) NextRetry(job *river.Job[sweepArgs]) time.Time {
 	return time.Now().Add(pauseAfter(job.Attempt))
 }
 
@@ -69,7 +65,7 @@ func (j *jobs) planAhead(ctx context.Context, now time.Time) error {
 
 // takeUp makes jobs for what was left behind.
 func (j *jobs) takeUp(ctx context.Context, now time.Time) error {
-	a := tickArgs{From: 0, Until: micros(now.Add(-overdue))}
+	a := tickArgs{From: 0, Until: micros(now.Add(-j.s.cfg.timing.overdue))}
 	for _, kind := range []fluxly.WorkKind{fluxly.WorkWake, fluxly.WorkSegment} {
 		a.Lane = string(kind)
 		left, err := j.find(ctx, kind, a, 1)
@@ -104,7 +100,7 @@ func (j *jobs) takeUpOnes(ctx context.Context, now time.Time) error {
 		{j.names.call, "SELECT id, due_at FROM fluxly.runs WHERE due_kind = 2 AND due_at <= $1::timestamptz ORDER BY due_at, id LIMIT $2::bigint",
 			func(id string, due time.Time) river.JobArgs { return callArgs{Run: id, Due: micros(due)} }},
 	} {
-		rows, err := j.s.pool.Query(ctx, j.s.sql(q.sql), now.Add(-overdue), int64(mostLeft))
+		rows, err := j.s.pool.Query(ctx, j.s.sql(q.sql), now.Add(-j.s.cfg.timing.overdue), int64(mostLeft))
 		if err != nil {
 			return explain("look for what was left behind", err)
 		}
