@@ -17,6 +17,9 @@ import (
 
 // Settings of the jobs. The names of kinds are stored in the database.
 const (
+	// fetchCooldown is how soon after a fetch a queue is asked again, while there
+	// are jobs in it: River fetches as many as it has workers free.
+	fetchCooldown = 10 * time.Millisecond
 	// pollInterval is how often a queue is asked for jobs whose time has come;
 	// it is River's default.
 	pollInterval = time.Second
@@ -50,7 +53,7 @@ type timing struct {
 
 // workers are how many jobs of a kind run at once.
 const (
-	sendWorkers = 32
+	sendWorkers = 128
 	callWorkers = 8
 	tickWorkers = 16 // most of them wait for their time
 )
@@ -148,9 +151,9 @@ func (j *jobs) newClient() (*river.Client[pgx.Tx], error) {
 
 func (j *jobs) queues() map[string]river.QueueConfig {
 	return map[string]river.QueueConfig{
-		j.names.send: {MaxWorkers: sendWorkers},
-		j.names.call: {MaxWorkers: callWorkers},
-		j.names.tick: {MaxWorkers: tickWorkers},
+		j.names.send: {MaxWorkers: sendWorkers, FetchCooldown: fetchCooldown},
+		j.names.call: {MaxWorkers: callWorkers, FetchCooldown: fetchCooldown},
+		j.names.tick: {MaxWorkers: tickWorkers, FetchCooldown: fetchCooldown},
 	}
 }
 
