@@ -203,7 +203,9 @@ func (t *tx) knowPeople(keys []string, people []foundPerson) {
 		t.known.ids[key] = 0
 	}
 	for _, f := range people {
-		t.known.ids[f.key] = f.pid
+		if f.key != "" {
+			t.known.ids[f.key] = f.pid
+		}
 		t.knowRow(f.pid, f.id, f.row)
 	}
 }
