@@ -59,7 +59,7 @@ func refuseTx(path string, sentinel, cause error, format string, args ...any) *T
 // belongs to the store first: open the store, then make them. The pragmas
 // user_version and application_id are the store's. Any driver of database/sql
 // for SQLite will do, but one on the C library, or made from it, takes locks
-// that the system drops when the store is closed: close its connections first.
+// that the system drops when the store is closed: end its transactions first.
 // The driver of github.com/ncruces/go-sqlite3 does not.
 //
 // SQLite has one writer. From the first call on, the transaction holds the
@@ -196,5 +196,6 @@ func (c *callerTx) check() error {
 		return err
 	}
 	c.checked = true
+	c.store.joined.Store(true)
 	return nil
 }

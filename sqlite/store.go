@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"github.com/ncruces/go-sqlite3"
 
 	"github.com/getfluxly/fluxly"
 	"github.com/getfluxly/fluxly/internal/duework"
@@ -95,6 +96,7 @@ type Store struct {
 	wipe atomic.Bool
 
 	uncommitted uncommitted
+	joined      atomic.Bool // a transaction of a caller's was joined
 
 	working sync.Mutex // held by Work
 	signals [len(lanes)]duework.Signal
@@ -322,13 +324,22 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.uncommitted.close()
+	c := <-s.writer
 	var errs []error
+	if s.joined.Load() {
+		// A caller may still be in a transaction. If its driver takes locks
+		// that the system drops when this process closes the file, the writer
+		// would believe that it is the last connection, and remove the WAL
+		// with the caller's writes.
+		s.wipeWAL(c, wipePatience)
+		_, err := c.db.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
+		errs = append(errs, err)
+	}
 	for range s.cfg.Readers {
-		if c := <-s.readers; c != nil {
-			errs = append(errs, c.close())
+		if r := <-s.readers; r != nil {
+			errs = append(errs, r.close())
 		}
 	}
-	c := <-s.writer
 	// The last connection that closes writes the WAL back and removes it.
 	errs = append(errs, c.close(), s.unlock())
 	// Whoever waits for a connection finds the store closed.

@@ -76,8 +76,8 @@ func TestTxWakesWorkAtItsCommit(t *testing.T) {
 		}
 		want = append(want, key)
 		select {
-		case key := <-w.taken:
-			got = append(got, key)
+		case first := <-w.taken:
+			got = append(got, first)
 		case <-time.After(30 * time.Second):
 			t.Fatalf("nothing was handed out after the commit of %s", key)
 		}
