@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/getfluxly/fluxly"
 )
@@ -21,6 +22,9 @@ func (t *tx) Preload(ctx context.Context, hints []fluxly.Preload) error {
 	for i := range hints {
 		p.add(&hints[i])
 	}
+	if p.keys == nil && p.runs == nil && p.sends == nil && p.messages == nil {
+		return nil
+	}
 	slices.Sort(p.keys)
 	p.keys = slices.Compact(p.keys)
 	moved := true
@@ -30,10 +34,10 @@ func (t *tx) Preload(ctx context.Context, hints []fluxly.Preload) error {
 		if err := t.ask(ctx, list...); err != nil {
 			return err
 		}
-		moved = slices.ContainsFunc(p.people, func(f foundPerson) bool {
-			_, ok := t.locked[f.pid]
-			return !ok
-		})
+		free := func(pid int64) bool { _, ok := t.locked[pid]; return !ok }
+		moved = slices.ContainsFunc(p.people, func(f foundPerson) bool { return free(f.pid) }) ||
+			slices.ContainsFunc(p.foundMail, func(r *sendRow) bool { return free(r.pid) }) ||
+			slices.ContainsFunc(p.foundRuns, func(r *runRow) bool { return slices.Contains(p.runs, r.id) && free(r.pid) })
 		if !moved {
 			break
 		}
@@ -48,23 +52,27 @@ func (t *tx) Preload(ctx context.Context, hints []fluxly.Preload) error {
 
 // preload gathers what hints name, and what was found.
 type preload struct {
-	keys, withRuns []string
-	messages       []string
-	packed         [][]byte
+	keys, runs, sends []string
+	// live: live runs and memberships may be asked for.
+	live     bool
+	messages []string
+	packed   [][]byte
 	// For LastRun: an id of the person, the automation, the key.
 	lastIDs, lastAutomations, lastKeys []string
 
-	people  []foundPerson
-	members []*memberRow
-	live    []*runRow
-	last    []*runRow
-	digests map[string][32]byte
-	seqs    []int64
-	blocks  []int64
+	people    []foundPerson
+	members   []*memberRow
+	liveRuns  []*runRow
+	lastRuns  []*runRow
+	foundRuns []*runRow
+	foundMail []*sendRow
+	digests   map[string][32]byte
+	seqs      []int64
+	blocks    []int64
 }
 
 func (p *preload) reset() {
-	p.people, p.members, p.live, p.last, p.seqs, p.blocks = nil, nil, nil, nil, nil, nil
+	p.people, p.members, p.liveRuns, p.lastRuns, p.foundRuns, p.foundMail, p.seqs, p.blocks = nil, nil, nil, nil, nil, nil, nil, nil
 	p.digests = map[string][32]byte{}
 }
 
@@ -72,14 +80,20 @@ func (p *preload) add(h *fluxly.Preload) {
 	for _, id := range h.IDs {
 		key := idKey(id.Kind, id.Value)
 		p.keys = append(p.keys, key)
-		if len(h.Signals) > 0 {
-			p.withRuns = append(p.withRuns, key)
-		}
 		for _, r := range h.Runs {
 			p.lastIDs = append(p.lastIDs, key)
 			p.lastAutomations = append(p.lastAutomations, r.Automation)
 			p.lastKeys = append(p.lastKeys, r.Key)
 		}
+	}
+	if len(h.Signals) > 0 || !h.Overdue.IsZero() {
+		p.live = true
+	}
+	if h.RunID != "" {
+		p.runs = append(p.runs, h.RunID)
+	}
+	if h.SendKey != "" {
+		p.sends = append(p.sends, h.SendKey)
 	}
 	if h.MessageID != "" {
 		p.messages = append(p.messages, h.MessageID)
@@ -87,12 +101,28 @@ func (p *preload) add(h *fluxly.Preload) {
 	}
 }
 
+// What follows from a person is fetched from inside a LATERAL with OFFSET, so
+// that the planner cannot turn it around and begin with all live runs: its
+// statistics may be old.
+
+// The people of the hints, by their ids alone, and by runs and mails too.
 const (
-	readMembers = "SELECT " + memberColumns + ` FROM fluxly.memberships m
-		WHERE m.pid IN (SELECT pid FROM fluxly.identities WHERE id = ANY($1::text[]))`
-	readLive = "SELECT " + runColumns + ` FROM fluxly.runs r
-		WHERE r.pid IN (SELECT pid FROM fluxly.identities WHERE id = ANY($1::text[])) AND r.status = 'live'`
-	readLast = "SELECT " + runColumns + ` FROM (SELECT DISTINCT i.pid, a.automation, a.key
+	byIDs = "SELECT pid FROM fluxly.identities WHERE id = ANY($1::text[])"
+	byAny = byIDs + ` UNION ALL SELECT pid FROM fluxly.runs WHERE id = ANY($2::text[])
+		UNION ALL SELECT pid FROM fluxly.sends WHERE key = ANY($3::text[])`
+)
+
+const (
+	lockPeople  = "SELECT p.pid FROM fluxly.profiles p WHERE p.pid IN (%) ORDER BY p.pid FOR NO KEY UPDATE OF p"
+	readPeople  = "SELECT '', " + profileColumns + " FROM fluxly.profiles p WHERE p.pid IN (%)"
+	readMembers = "SELECT " + memberColumns + ` FROM (SELECT DISTINCT pid FROM (%) a) a
+		CROSS JOIN LATERAL (SELECT * FROM fluxly.memberships m WHERE m.pid = a.pid OFFSET 0) m`
+	readLive = "SELECT " + runColumns + ` FROM (SELECT DISTINCT pid FROM (%) a) a
+		CROSS JOIN LATERAL (SELECT * FROM fluxly.runs r WHERE r.pid = a.pid AND r.status = 'live' OFFSET 0) r`
+	readRuns = "SELECT " + runColumns + ` FROM fluxly.runs r
+		WHERE r.id IN (SELECT unnest($1::text[]) UNION ALL SELECT run_id FROM fluxly.sends WHERE key = ANY($2::text[]))`
+	readMails = "SELECT " + sendColumns + " FROM fluxly.sends s WHERE s.key = ANY($1::text[])"
+	readLast  = "SELECT " + runColumns + ` FROM (SELECT DISTINCT i.pid, a.automation, a.key
 		FROM unnest($1::text[], $2::text[], $3::text[]) a (id, automation, key) JOIN fluxly.identities i ON i.id = a.id) a
 		CROSS JOIN LATERAL (SELECT * FROM fluxly.runs r WHERE r.pid = a.pid AND r.automation = a.automation AND r.key = a.key
 		ORDER BY r.started DESC, r.id DESC LIMIT 1) r`
@@ -117,25 +147,41 @@ func (p *preload) statements(t *tx) []statement {
 			return err
 		}
 	}
-	list := []statement{
-		{sql: lockByIDs, args: []any{p.keys}, row: t.lockRow},
-		{sql: readByIDs, args: []any{p.keys}, row: func(scan scanFunc) (err error) {
-			var f foundPerson
-			f.pid, f.id, f.row, err = scanProfile(scan, &f.key)
-			p.people = append(p.people, f)
-			return err
-		}},
-		{sql: readMembers, args: []any{p.keys}, row: func(scan scanFunc) error {
-			m, err := scanMember(scan)
-			p.members = append(p.members, m)
-			return err
-		}},
+	person := func(scan scanFunc) (err error) {
+		var f foundPerson
+		f.pid, f.id, f.row, err = scanProfile(scan, &f.key)
+		p.people = append(p.people, f)
+		return err
 	}
-	if p.withRuns != nil {
-		list = append(list, statement{sql: readLive, args: []any{p.withRuns}, row: runs(&p.live)})
+	which, args := byIDs, []any{p.keys}
+	list := []statement{{sql: lockByIDs, args: args, row: t.lockRow}}
+	if p.runs != nil || p.sends != nil {
+		which, args = byAny, []any{p.keys, p.runs, p.sends}
+		list = []statement{
+			{sql: strings.Replace(lockPeople, "%", which, 1), args: args, row: t.lockRow},
+			{sql: strings.Replace(readPeople, "%", which, 1), args: args, row: person},
+			{sql: readRuns, args: []any{p.runs, p.sends}, row: runs(&p.foundRuns)},
+			{sql: readMails, args: []any{p.sends}, row: func(scan scanFunc) error {
+				row, err := scanSend(scan)
+				p.foundMail = append(p.foundMail, row)
+				return err
+			}},
+		}
+	}
+	if p.keys != nil {
+		list = append(list, statement{sql: readByIDs, args: []any{p.keys}, row: person})
+	}
+	if p.live {
+		list = append(list,
+			statement{sql: strings.Replace(readMembers, "%", which, 1), args: args, row: func(scan scanFunc) error {
+				m, err := scanMember(scan)
+				p.members = append(p.members, m)
+				return err
+			}},
+			statement{sql: strings.Replace(readLive, "%", which, 1), args: args, row: runs(&p.liveRuns)})
 	}
 	if p.lastIDs != nil {
-		list = append(list, statement{sql: readLast, args: []any{p.lastIDs, p.lastAutomations, p.lastKeys}, row: runs(&p.last)})
+		list = append(list, statement{sql: readLast, args: []any{p.lastIDs, p.lastAutomations, p.lastKeys}, row: runs(&p.lastRuns)})
 	}
 	if p.messages != nil {
 		list = append(list,
@@ -163,28 +209,39 @@ func (p *preload) statements(t *tx) []statement {
 func (p *preload) know(t *tx) {
 	t.knowPeople(p.keys, p.people)
 	for _, f := range p.people {
-		known := t.known.personOf(f.pid)
-		if known.members == nil {
-			known.members = map[string]*memberRow{}
+		if known := t.known.personOf(f.pid); p.live {
+			known.live, known.members = true, map[string]*memberRow{}
 		}
 	}
 	for _, m := range p.members {
-		t.known.personOf(m.pid).members[m.segment] = m
-	}
-	for _, key := range p.withRuns {
-		if pid := t.known.ids[key]; pid != 0 {
-			t.known.personOf(pid).live = true
+		if known := t.known.personOf(m.pid); known.members != nil {
+			known.members[m.segment] = m
 		}
 	}
-	for _, row := range p.live {
-		t.knowRun(row)
+	for _, id := range p.runs {
+		if t.known.runs[id] == nil {
+			t.known.runs[id] = &runState{id: id}
+		}
+	}
+	for _, list := range [][]*runRow{p.liveRuns, p.foundRuns} {
+		for _, row := range list {
+			if _, ok := t.locked[row.pid]; ok {
+				t.knowRun(row)
+			}
+		}
+	}
+	for _, key := range p.sends {
+		t.known.sends[key] = &sendState{key: key}
+	}
+	for _, row := range p.foundMail {
+		t.known.sends[row.key] = &sendState{key: row.key, row: row, stored: true}
 	}
 	for i, id := range p.lastIDs {
 		if pid := t.known.ids[id]; pid != 0 {
 			t.known.last[lastKey{pid, p.lastAutomations[i], p.lastKeys[i]}] = nil
 		}
 	}
-	for _, row := range p.last {
+	for _, row := range p.lastRuns {
 		t.known.last[lastKey{row.pid, row.automation, row.key}] = t.knowRun(row)
 	}
 	for _, id := range p.messages {

@@ -203,7 +203,9 @@ func (t *tx) knowPeople(keys []string, people []foundPerson) {
 		t.known.ids[key] = 0
 	}
 	for _, f := range people {
-		t.known.ids[f.key] = f.pid
+		if f.key != "" {
+			t.known.ids[f.key] = f.pid
+		}
 		t.knowRow(f.pid, f.id, f.row)
 	}
 }
@@ -324,7 +326,7 @@ func (t *tx) Profiles(ctx context.Context, after string, limit int) (list []*flu
 		return nil, err
 	}
 	err = t.ask(ctx, statement{
-		sql: "SELECT " + profileColumns + " FROM fluxly.profiles p WHERE p.id > $1::text AND p.created IS NOT NULL ORDER BY p.id LIMIT $2::bigint",
+		sql:  "SELECT " + profileColumns + " FROM fluxly.profiles p WHERE p.id > $1::text AND p.created IS NOT NULL ORDER BY p.id LIMIT $2::bigint",
 		args: []any{after, int64(max(limit, 0))},
 		row: func(scan scanFunc) error {
 			_, id, row, err := scanProfile(scan)

@@ -72,7 +72,10 @@ func pause(ctx context.Context, n int) bool {
 const (
 	beginUpdate = "BEGIN ISOLATION LEVEL READ COMMITTED"
 	beginView   = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-	settings    = `SELECT set_config('lock_timeout', $1::text, true), set_config('idle_in_transaction_session_timeout', $2::text, true),
+	// What Update asks for is a few rows by their keys. A table that grew fast
+	// has old statistics, by which the planner would read it whole.
+	settings = `SELECT set_config('lock_timeout', $1::text, true), set_config('idle_in_transaction_session_timeout', $2::text, true),
+		set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
 		pg_current_xact_id()::text`
 )
 
@@ -90,7 +93,7 @@ func (s *Store) attempt(ctx context.Context, m mode, fn func(fluxly.Tx) error) (
 	}()
 	t.queue = []statement{{sql: beginUpdate}, {
 		sql: settings, args: []any{lockTimeout.String(), idleTimeout.String()},
-		row: func(scan scanFunc) error { return scan(nil, nil, &t.xid) },
+		row: func(scan scanFunc) error { return scan(nil, nil, nil, nil, nil, &t.xid) },
 	}}
 	err = t.run(ctx, fn)
 	if t.err != nil {
