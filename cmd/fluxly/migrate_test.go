@@ -72,7 +72,7 @@ func TestMigrate(t *testing.T) {
 func TestMigratePostgres(t *testing.T) {
 	t.Parallel()
 	url, schema := pgtest.URL(t), pgtest.Schema(t)
-	for _, name := range []string{"new", "again"} {
-		t.Run(name, migrateCase{args: []string{"-database", url, "-schema", schema}, out: schema + " of database"}.run)
-	}
+	c := migrateCase{args: []string{"-database", url, "-schema", schema}, out: schema + " of database"}
+	c.run(t)
+	c.run(t) // it is up to date
 }
