@@ -247,8 +247,9 @@ func (j *jobs) slotTick(slot int64) river.InsertManyParams {
 	}
 }
 
-// close ends Work and waits for it; it is called once.
-func (j *jobs) close() {
-	close(j.closed)
-	j.tasks.Wait()
-}
+// close makes Work end; it is called once.
+func (j *jobs) close() { close(j.closed) }
+
+// wait waits for Work, and for what was inserted beside transactions. None
+// begins any more.
+func (j *jobs) wait() { j.tasks.Wait() }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/fstest"
@@ -183,7 +184,7 @@ func TestEnginesShareTheWork(t *testing.T) {
 	t.Parallel()
 	pgtest.URL(t)
 	for _, n := range []int{2, 4} {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			t.Parallel()
 			schema := pgtest.Schema(t)
 			var senders []*fluxlytest.FakeSender
@@ -255,7 +256,9 @@ func TestEngineIsGone(t *testing.T) {
 	start(t, newEngine(t, openIn(t, schema, timed(impatient)), sender, time.Second).Run)
 	awaitMails(t, 5, sender)
 	close(hold)
-	<-ended
+	if err := <-ended; err == nil {
+		t.Error("Run returned no error")
+	}
 }
 
 // claimed counts the mails in sending.

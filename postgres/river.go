@@ -159,16 +159,16 @@ func (j *jobs) queues() map[string]river.QueueConfig {
 
 // register adds the workers to a bundle.
 func (j *jobs) register(workers *river.Workers) error {
-	if err := river.AddWorkerSafely(workers, &sendWorker{jobs: j}); err != nil {
+	if err := river.AddWorkerSafely(workers, &sendWorker{base[sendArgs]{jobs: j}}); err != nil {
 		return err
 	}
-	if err := river.AddWorkerSafely(workers, &callWorker{jobs: j}); err != nil {
+	if err := river.AddWorkerSafely(workers, &callWorker{base[callArgs]{jobs: j}}); err != nil {
 		return err
 	}
-	if err := river.AddWorkerSafely(workers, &tickWorker{jobs: j}); err != nil {
+	if err := river.AddWorkerSafely(workers, &tickWorker{base[tickArgs]{jobs: j}}); err != nil {
 		return err
 	}
-	return river.AddWorkerSafely(workers, &sweepWorker{jobs: j})
+	return river.AddWorkerSafely(workers, &sweepWorker{base[sweepArgs]{jobs: j}})
 }
 
 // sweeps is the periodic job.

@@ -139,5 +139,6 @@ func (s *Store) Close() error {
 	}
 	s.jobs.close()
 	s.calls.Wait()
+	s.jobs.wait()
 	return nil
 }

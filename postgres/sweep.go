@@ -19,10 +19,7 @@ const (
 )
 
 // sweepWorker does sweeps.
-type sweepWorker struct {
-	river.WorkerDefaults[sweepArgs]
-	jobs *jobs
-}
+type sweepWorker struct{ base[sweepArgs] }
 
 // Work plans the ticks of the next minutes and takes up what was left behind.
 func (w *sweepWorker) Work(ctx context.Context, _ *river.Job[sweepArgs]) error {
@@ -32,11 +29,6 @@ func (w *sweepWorker) Work(ctx context.Context, _ *river.Job[sweepArgs]) error {
 		}
 		return w.jobs.takeUp(ctx, p.worker.Now())
 	})
-}
-
-// NextRetry is soon, and later each time.
-func (w *sweepWorker) NextRetry(job *river.Job[sweepArgs]) time.Time {
-	return time.Now().Add(pauseAfter(job.Attempt))
 }
 
 // planAhead inserts the ticks of the seconds in which something is due.
@@ -94,12 +86,15 @@ func (j *jobs) takeUpOnes(ctx context.Context, now time.Time) error {
 	for _, q := range []struct {
 		queue, sql string
 		args       func(id string, due time.Time) river.JobArgs
-	}{
-		{j.names.send, "SELECT key, due_at FROM fluxly.sends WHERE due_at <= $1::timestamptz ORDER BY due_at, key LIMIT $2::bigint",
-			func(id string, due time.Time) river.JobArgs { return sendArgs{Key: id, Due: micros(due)} }},
-		{j.names.call, "SELECT id, due_at FROM fluxly.runs WHERE due_kind = 2 AND due_at <= $1::timestamptz ORDER BY due_at, id LIMIT $2::bigint",
-			func(id string, due time.Time) river.JobArgs { return callArgs{Run: id, Due: micros(due)} }},
-	} {
+	}{{
+		queue: j.names.send,
+		sql:   "SELECT key, due_at FROM fluxly.sends WHERE due_at <= $1::timestamptz ORDER BY due_at, key LIMIT $2::bigint",
+		args:  func(id string, due time.Time) river.JobArgs { return sendArgs{Key: id, Due: micros(due)} },
+	}, {
+		queue: j.names.call,
+		sql:   "SELECT id, due_at FROM fluxly.runs WHERE due_kind = 2 AND due_at <= $1::timestamptz ORDER BY due_at, id LIMIT $2::bigint",
+		args:  func(id string, due time.Time) river.JobArgs { return callArgs{Run: id, Due: micros(due)} },
+	}} {
 		rows, err := j.s.pool.Query(ctx, j.s.sql(q.sql), now.Add(-j.s.cfg.timing.overdue), int64(mostLeft))
 		if err != nil {
 			return explain("look for what was left behind", err)

@@ -72,36 +72,34 @@ func (f *flying) end(kind fluxly.WorkKind, list []fluxly.Work) {
 	}
 }
 
-// sendWorker does the jobs of mails.
-type sendWorker struct {
-	river.WorkerDefaults[sendArgs]
+// base is what all workers have in common.
+type base[T river.JobArgs] struct {
+	river.WorkerDefaults[T]
 	jobs *jobs
 }
+
+// Timeout is the same on the client of a program.
+func (base[T]) Timeout(*river.Job[T]) time.Duration { return jobTimeout }
+
+// NextRetry is soon, and later each time.
+func (base[T]) NextRetry(job *river.Job[T]) time.Time {
+	return time.Now().Add(pauseAfter(job.Attempt))
+}
+
+// sendWorker does the jobs of mails.
+type sendWorker struct{ base[sendArgs] }
 
 // Work hands out one mail. The engine looks whether it is still due.
 func (w *sendWorker) Work(ctx context.Context, job *river.Job[sendArgs]) error {
 	return w.jobs.one(ctx, fluxly.WorkSend, job.Args.Key, job.Args.Due)
 }
 
-// NextRetry is soon, and later each time.
-func (w *sendWorker) NextRetry(job *river.Job[sendArgs]) time.Time {
-	return time.Now().Add(pauseAfter(job.Attempt))
-}
-
 // callWorker does the jobs of calls.
-type callWorker struct {
-	river.WorkerDefaults[callArgs]
-	jobs *jobs
-}
+type callWorker struct{ base[callArgs] }
 
 // Work hands out one call. The engine looks whether it is still due.
 func (w *callWorker) Work(ctx context.Context, job *river.Job[callArgs]) error {
 	return w.jobs.one(ctx, fluxly.WorkCall, job.Args.Run, job.Args.Due)
-}
-
-// NextRetry is soon, and later each time.
-func (w *callWorker) NextRetry(job *river.Job[callArgs]) time.Time {
-	return time.Now().Add(pauseAfter(job.Attempt))
 }
 
 // one hands out one piece at its time.
@@ -121,15 +119,7 @@ func (j *jobs) one(ctx context.Context, kind fluxly.WorkKind, id string, due int
 }
 
 // tickWorker does ticks.
-type tickWorker struct {
-	river.WorkerDefaults[tickArgs]
-	jobs *jobs
-}
-
-// NextRetry is soon, and later each time.
-func (w *tickWorker) NextRetry(job *river.Job[tickArgs]) time.Time {
-	return time.Now().Add(pauseAfter(job.Attempt))
-}
+type tickWorker struct{ base[tickArgs] }
 
 // Work hands out what is due in the stretch of time of a tick. What is still
 // due afterwards is handed out again, after a pause.

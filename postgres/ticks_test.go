@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -175,7 +176,7 @@ func TestJobsAreLost(t *testing.T) {
 	w.start(t)
 	eventually(t, "taken up", func() bool { return w.has("overdue") && w.has("soon") && w.has("call") })
 	eventually(t, "planned", func() bool {
-		return jobsOf(t, s, "fluxly_tick", `"until": `+fmt.Sprint(slotOf(now.Add(horizon+8*time.Second))*1e6)) > 0
+		return jobsOf(t, s, "fluxly_tick", `"until": `+strconv.FormatInt(slotOf(now.Add(horizon+8*time.Second))*1e6, 10)) > 0
 	})
 	if w.has("far") {
 		t.Error("what is not due was handed out")
