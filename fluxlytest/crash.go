@@ -126,7 +126,8 @@ type CrashCall struct {
 //   - no mail is given to the provider after an engine has returned from
 //     Unsubscribe or Suppress, nor by another that looked after that;
 //   - a step of the program's own is not called again once its result is
-//     stored;
+//     stored, except by a process that has a claim on it: that of a try before
+//     had run out, and its result came late;
 //   - counts add up: Engine.Stats has as many started runs as ended and
 //     standing ones, and at each step as many mails as were queued; of those
 //     that Engine.Counters has as queued each is accepted, refused, skipped or
@@ -140,8 +141,8 @@ type CrashCall struct {
 // step of the program's own is answered at the instant and in the way in which
 // it was answered under crashes. Left out are the times of bookkeeping
 // (UpdatedAt, QueuedAt, how often something was tried) and, of a mail whose
-// outcome became known later than it was claimed, whether what came in between
-// would have stopped it. A schedule in which the time of the store went back
+// outcome was stored later than it was claimed, whether what came in between
+// would have stopped it or let it go. A schedule in which the time of the store went back
 // (by a clock that was set back, and an engine that does not remember) is not
 // compared, because then a timer may come before or after an event; all else
 // is checked in it too.

@@ -21,8 +21,11 @@ type crashReference struct {
 	kind fluxly.WorkKind
 	id   string
 	all  bool
-	// mail and log say what the provider and the program's own step answer.
+	// mail and log say what the provider and the program's own step answer;
+	// late is that of the effect: what came between claim and outcome may have
+	// stopped the mail, or let it go.
 	mail *fluxly.SendRecord
+	late bool
 	log  *fluxly.LogEntry
 	// asked is what was asked and not answered under crashes.
 	asked string
@@ -73,7 +76,11 @@ func (r *crashReference) Send(_ context.Context, m *fluxly.Message) (fluxly.Rece
 		return fluxly.Receipt{}, Permanent().Err
 	case fluxly.SendUnknown:
 		return fluxly.Receipt{}, lostReply()
-	case fluxly.SendQueued, fluxly.SendSending, fluxly.SendSkipped:
+	case fluxly.SendSkipped:
+		if r.late {
+			return fluxly.Receipt{ID: "reference", At: r.now}, nil
+		}
+	case fluxly.SendQueued, fluxly.SendSending:
 	}
 	r.asked = fmt.Sprintf("without crashes the mail %s (%s) is sent, under crashes it is %s (%s)", m.SendKey, m.Subject, r.mail.Status, r.mail.Reason)
 	return fluxly.Receipt{}, Permanent().Err
@@ -92,6 +99,19 @@ func (r *crashReference) call(_ context.Context, in fluxly.StepInput) (any, erro
 		return nil, errors.New(fmt.Sprint(r.log.Detail["error"])) //nolint:perfsprint // the detail is any value
 	}
 	return r.log.Detail["result"], nil
+}
+
+// callNow makes the next try of a step due: under crashes a process that was
+// frozen may answer for a try before the next one was due.
+func (r *crashReference) callNow(ctx context.Context, runID string) error {
+	return r.Store.Update(ctx, func(tx fluxly.Tx) error {
+		run, err := tx.Run(ctx, runID)
+		if err != nil || run == nil || run.Pending != fluxly.PendingCall {
+			return err
+		}
+		run.WakeAt = r.now
+		return tx.PutRun(ctx, run)
+	})
 }
 
 // compare plays the history without crashes and compares what is stored.
@@ -125,7 +145,7 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 		}
 		return true
 	}
-	outcomes := map[string]*fluxly.SendRecord{}
+	outcomes := map[string]crashEffect{}
 	for _, x := range w.history {
 		ref.now = x.at
 		ref.mail, ref.log, ref.kind, ref.id = x.mail, x.log, "", ""
@@ -138,9 +158,14 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 			continue
 		case x.mail != nil:
 			ref.kind, ref.id = fluxly.WorkSend, x.mail.Key
-			outcomes[x.mail.Key] = x.mail
+			ref.late = x.late
+			outcomes[x.mail.Key] = x
 		case x.log != nil:
 			ref.kind, ref.id = fluxly.WorkCall, x.log.RunID
+			if err := ref.callNow(ctx, x.log.RunID); err != nil {
+				w.fail("without crashes: %v", err)
+				return
+			}
 		}
 		if !work() {
 			return
@@ -160,11 +185,8 @@ func (w *crashWorld) compare(ctx context.Context, p *crashProcess) {
 		return
 	}
 	want, err := crashDump(ctx, ref.Store, func(m *fluxly.SendRecord) {
-		// What came between the claim of a mail and its outcome may have
-		// stopped it here.
-		o := outcomes[m.Key]
-		if o != nil && m.Status == fluxly.SendSkipped && o.Status != fluxly.SendSkipped && !w.claimed[m.Key].Equal(o.SettledAt) {
-			m.Status, m.Reason = o.Status, o.Reason
+		if o := outcomes[m.Key]; o.late {
+			m.Status, m.Reason = o.mail.Status, o.mail.Reason
 		}
 	})
 	if err != nil {

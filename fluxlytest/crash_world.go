@@ -45,7 +45,7 @@ type crashWorld struct {
 	latest   time.Time // of the instants at which something was written
 	wentBack bool
 	erased   bool
-	claimed  map[string]time.Time
+	claimed  map[string]crashClaim
 	settled  map[string]*fluxly.SendRecord
 	stopped  map[string]*crashWrite
 	stored   map[string]bool
@@ -77,7 +77,17 @@ type crashEffect struct {
 	at   time.Time
 	call *CrashCall
 	mail *fluxly.SendRecord
+	// late: between the claim of the mail and its outcome something took effect,
+	// or time passed.
+	late bool
 	log  *fluxly.LogEntry
+}
+
+// crashClaim is the last claim of a mail, and how much had taken effect then.
+type crashClaim struct {
+	at       time.Time
+	attempts int
+	effects  int
 }
 
 func newCrashWorld(t testing.TB, setup *crashSetup, seed uint64, root string, plan crashPlan) *crashWorld {
@@ -85,7 +95,7 @@ func newCrashWorld(t testing.TB, setup *crashSetup, seed uint64, root string, pl
 	w := &crashWorld{
 		t: t, setup: setup, seed: seed, plan: plan, now: Start, dir: setup.dirOf(t, root, seed),
 		rnd:     rand.New(rand.NewPCG(seed, 2)),
-		claimed: map[string]time.Time{}, settled: map[string]*fluxly.SendRecord{}, stopped: map[string]*crashWrite{}, stored: map[string]bool{},
+		claimed: map[string]crashClaim{}, settled: map[string]*fluxly.SendRecord{}, stopped: map[string]*crashWrite{}, stored: map[string]bool{},
 	}
 	w.provider = crashProviderState{
 		kind: setup.providers[seed%uint64(len(setup.providers))], salt: 14695981039346656037 ^ seed*1099511628211,
@@ -453,6 +463,7 @@ func (w *crashWorld) committed(p *crashProcess, tx *crashTx) {
 	}
 	w.erased = w.erased || tx.erased > 0
 	a := w.running
+	a.committed = w.elapsed
 	if tx.wrote && a.call != nil && a.call.call != nil && (tx.events == 0 || tx.fresh > 0) {
 		w.history = append(w.history, crashEffect{at: at, call: a.call.call})
 	}
@@ -461,7 +472,9 @@ func (w *crashWorld) committed(p *crashProcess, tx *crashTx) {
 		case fluxly.SendQueued:
 			continue
 		case fluxly.SendSending:
-			w.claimed[m.Key] = m.ClaimedAt
+			if c, ok := w.claimed[m.Key]; !ok || c.attempts != m.Attempts || !c.at.Equal(m.ClaimedAt) {
+				w.claimed[m.Key] = crashClaim{m.ClaimedAt, m.Attempts, len(w.history)}
+			}
 			continue
 		case fluxly.SendUnknown:
 			if w.provider.kind != CrashCountAsSent {
@@ -476,9 +489,11 @@ func (w *crashWorld) committed(p *crashProcess, tx *crashTx) {
 			len(w.provider.byKey[m.Key]) > w.provider.forgiven[m.Key] && !w.mayComeAgain(m.Key) {
 			w.fail("%s stores that the mail %s is %s (%s), and the provider has it", p.name, m.Key, m.Status, m.Reason)
 		}
+		c, ok := w.claimed[m.Key]
+		late := ok && (c.effects != len(w.history) || !c.at.Equal(m.SettledAt))
 		w.settled[m.Key] = m
 		w.note("%s: the mail %s is %s %s", p.name, m.Key, m.Status, m.Reason)
-		w.history = append(w.history, crashEffect{at: at, mail: m})
+		w.history = append(w.history, crashEffect{at: at, mail: m, late: late})
 	}
 	for i := range tx.log {
 		l := &tx.log[i]

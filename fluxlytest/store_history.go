@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -16,8 +17,15 @@ import (
 	"github.com/getfluxly/fluxly"
 )
 
-// historySteps is the number of operations in a random history.
-const historySteps = 2_000
+// historySteps is the number of operations in a random history. The environment
+// variable FLUXLY_STEPS names another, for the seed that always changes or the
+// one that is repeated.
+func historySteps(seed uint64) int {
+	if n, err := strconv.Atoi(os.Getenv("FLUXLY_STEPS")); err == nil && n > 0 && seed > 2 {
+		return n
+	}
+	return 2_000
+}
 
 // historySeeds are two that never change and one that always does. The
 // environment variable FLUXLY_SEED names one to repeat.
@@ -63,7 +71,90 @@ func (h *history) values() map[string]any {
 // step is one operation and what it answered.
 type step struct {
 	name string
-	do   func(context.Context, fluxly.Tx) (any, error)
+	do   func(context.Context, fluxly.Tx, *numbering) (any, error)
+}
+
+// numbering makes the Seqs of a store those of the model, which leaves no
+// numbers out: what a transaction stored first in the one it stored first in the
+// other. That the Seqs of a person's events grow shows in the order of Events.
+type numbering struct {
+	// model are the Seqs that the model gave in this transaction, marks the
+	// message ids behind which its questions began.
+	model []int64
+	marks []string
+	// translate says that this is the store; seqs and mark are how many of
+	// the above it has come to.
+	translate  bool
+	seqs, mark int
+	// known are the Seqs of the store that are committed, made those of this
+	// transaction.
+	known, made map[int64]int64
+}
+
+// begin is called at the start of each try.
+func (n *numbering) begin(translate bool) {
+	n.translate, n.seqs, n.mark, n.made = translate, 0, 0, map[int64]int64{}
+	if !translate {
+		n.model, n.marks = nil, nil
+	}
+}
+
+// stored takes the Seq of a new event.
+func (n *numbering) stored(seq int64) (int64, error) {
+	if !n.translate {
+		n.model = append(n.model, seq)
+		return seq, nil
+	}
+	if n.known[seq] != 0 || n.made[seq] != 0 || seq <= 0 {
+		return 0, fmt.Errorf("the Seq %d was given twice", seq)
+	}
+	if n.seqs >= len(n.model) {
+		return 0, fmt.Errorf("the event with the Seq %d is one too many", seq)
+	}
+	n.made[seq] = n.model[n.seqs]
+	n.seqs++
+	return n.made[seq], nil
+}
+
+// after is a Seq for EventQuery.AfterSeq: that of the last event of a person
+// that the model has at or before a Seq.
+func (n *numbering) after(ctx context.Context, tx fluxly.Tx, profile string, seq int64) (int64, error) {
+	all, err := tx.Events(ctx, profile, fluxly.EventQuery{})
+	if err != nil {
+		return 0, err
+	}
+	if !n.translate {
+		mark := ""
+		for _, e := range all {
+			if e.Seq <= seq {
+				mark = e.MessageID
+			}
+		}
+		n.marks = append(n.marks, mark)
+		return seq, nil
+	}
+	mark := n.marks[n.mark]
+	n.mark++
+	for _, e := range all {
+		if e.MessageID == mark {
+			return e.Seq, nil
+		}
+	}
+	return 0, nil
+}
+
+// events translates the Seqs of events that were read.
+func (n *numbering) events(list ...*fluxly.StoredEvent) {
+	for _, e := range list {
+		if e == nil || !n.translate {
+			continue
+		}
+		seq, ok := n.made[e.Seq]
+		if !ok {
+			seq = n.known[e.Seq] // 0 for one that was never given
+		}
+		e.Seq = seq
+	}
 }
 
 // write makes an operation that changes something. All random choices are made
@@ -77,10 +168,14 @@ func (h *history) write() step {
 		e := event(id, profile, h.pick("event", 4), h.time())
 		e.Properties, e.Traits = h.values(), h.values()
 		e.Digest[31] = byte(h.IntN(2))
-		return step{"PutEvent " + id, func(ctx context.Context, tx fluxly.Tx) (any, error) {
+		return step{"PutEvent " + id, func(ctx context.Context, tx fluxly.Tx, n *numbering) (any, error) {
 			row := *e
 			digest, duplicate, err := tx.PutEvent(ctx, &row)
-			return []any{digest, duplicate, row.Seq}, err
+			if err != nil || duplicate {
+				return []any{digest, duplicate, int64(0)}, err
+			}
+			seq, err := n.stored(row.Seq)
+			return []any{digest, duplicate, seq}, err
 		}}
 	case 3, 4:
 		p := &fluxly.Profile{
@@ -90,7 +185,7 @@ func (h *history) write() step {
 		for i := range h.IntN(3) {
 			p.Unsubscribed = append(p.Unsubscribed, fluxly.Unsubscription{Topic: "t" + strconv.Itoa(i), At: h.time()})
 		}
-		return step{"PutProfile " + profile, func(ctx context.Context, tx fluxly.Tx) (any, error) {
+		return step{"PutProfile " + profile, func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
 			return nil, tx.PutProfile(ctx, p)
 		}}
 	case 5, 6, 7:
@@ -101,10 +196,10 @@ func (h *history) write() step {
 			Pending: []fluxly.Pending{fluxly.PendingTimer, fluxly.PendingEvent, fluxly.PendingCall, fluxly.PendingMail, ""}[h.IntN(5)],
 			Waits:   h.picks("event", 4), Visit: h.IntN(9), Results: h.values(), Entry: fluxly.EntryEvent{Name: "x", Properties: h.values()},
 		}
-		return step{"PutRun " + r.ID, func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutRun(ctx, r) }}
+		return step{"PutRun " + r.ID, func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) { return nil, tx.PutRun(ctx, r) }}
 	case 8:
 		e := fluxly.LogEntry{RunID: h.pick("r", 30), Automation: "trial", Seq: h.IntN(20), At: h.time(), Step: h.pick("s", 3), Code: h.pick("code", 3), Detail: h.values()}
-		return step{"AppendLog " + e.RunID, func(ctx context.Context, tx fluxly.Tx) (any, error) {
+		return step{"AppendLog " + e.RunID, func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
 			err := tx.AppendLog(ctx, []fluxly.LogEntry{e})
 			return err != nil, nil // an entry that is there already is an answer
 		}}
@@ -117,34 +212,40 @@ func (h *history) write() step {
 		for range h.IntN(3) {
 			s.Events = append(s.Events, fluxly.ProviderEvent{Kind: "Open", At: h.time(), Detail: h.values()})
 		}
-		return step{"PutSend " + s.Key, func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutSend(ctx, s) }}
+		return step{"PutSend " + s.Key, func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) { return nil, tx.PutSend(ctx, s) }}
 	case 11:
 		m := &fluxly.Membership{ProfileID: profile, Segment: h.pick("seg", 3), Member: h.IntN(2) == 0, Since: h.time(), CheckAt: h.time()}
-		return step{"PutMembership", func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutMembership(ctx, m) }}
+		return step{"PutMembership", func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
+			return nil, tx.PutMembership(ctx, m)
+		}}
 	case 12:
 		address, stream := h.pick("Ann", 3)+"@acme.test", h.pick("stream", 2)
 		if h.IntN(3) == 0 {
-			return step{"DeleteSuppression", func(ctx context.Context, tx fluxly.Tx) (any, error) {
+			return step{"DeleteSuppression", func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
 				return nil, tx.DeleteSuppression(ctx, address, stream)
 			}}
 		}
 		s := &fluxly.Suppression{Address: address, Stream: stream, Reason: h.pick("reason", 3), At: h.time()}
-		return step{"PutSuppression", func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutSuppression(ctx, s) }}
+		return step{"PutSuppression", func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
+			return nil, tx.PutSuppression(ctx, s)
+		}}
 	}
 	switch h.IntN(4) {
 	case 0:
 		address := h.pick("ANN", 3) + "@acme.test"
-		return step{"EraseProfile " + profile, func(ctx context.Context, tx fluxly.Tx) (any, error) {
+		return step{"EraseProfile " + profile, func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
 			return tx.EraseProfile(ctx, profile, []string{address})
 		}}
 	case 1:
 		e := &fluxly.ErasureRecord{ID: h.pick("e", 5), Reason: fluxly.GDPRRequest, At: h.time(), Events: h.IntN(9)}
-		return step{"PutErasure", func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutErasure(ctx, e) }}
+		return step{"PutErasure", func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) { return nil, tx.PutErasure(ctx, e) }}
 	case 2:
 		d := &fluxly.Definition{Automation: "trial", Version: h.pick("v", 3), JSON: []byte(h.pick("", 9)), CreatedAt: h.time()}
-		return step{"PutDefinition", func(ctx context.Context, tx fluxly.Tx) (any, error) { return nil, tx.PutDefinition(ctx, d) }}
+		return step{"PutDefinition", func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
+			return nil, tx.PutDefinition(ctx, d)
+		}}
 	}
-	return step{"MergeProfile " + profile + " " + other, func(ctx context.Context, tx fluxly.Tx) (any, error) {
+	return step{"MergeProfile " + profile + " " + other, func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
 		err := tx.MergeProfile(ctx, profile, other)
 		return profile == other && err == nil, ignoreSelf(profile, other, err)
 	}}
@@ -169,7 +270,7 @@ func (h *history) read() step {
 				fluxly.UserID: "p", fluxly.ExternalID: "u", fluxly.AnonymousID: "a",
 			}[kind], 6)})
 		}
-		return step{fmt.Sprint("FindProfiles ", ids), func(ctx context.Context, tx fluxly.Tx) (any, error) {
+		return step{fmt.Sprint("FindProfiles ", ids), func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
 			return tx.FindProfiles(ctx, ids)
 		}}
 	case 0:
@@ -177,22 +278,29 @@ func (h *history) read() step {
 		if h.IntN(2) == 0 {
 			q.Name = h.pick("event", 4)
 		}
-		return step{fmt.Sprintf("Events %s %+v", profile, q), func(ctx context.Context, tx fluxly.Tx) (any, error) {
-			return tx.Events(ctx, profile, q)
+		return step{fmt.Sprintf("Events %s %+v", profile, q), func(ctx context.Context, tx fluxly.Tx, n *numbering) (any, error) {
+			q := q
+			var err error
+			if q.AfterSeq, err = n.after(ctx, tx, profile, q.AfterSeq); err != nil {
+				return nil, err
+			}
+			list, err := tx.Events(ctx, profile, q)
+			n.events(list...)
+			return list, err
 		}}
 	case 1:
 		name, since, until, limit := h.pick("event", 4), h.time(), h.time(), h.IntN(4)
-		return step{"CountEvents", func(ctx context.Context, tx fluxly.Tx) (any, error) {
+		return step{"CountEvents", func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
 			return tx.CountEvents(ctx, profile, name, since, until, limit)
 		}}
 	case 2:
 		name, overdue := h.pick("event", 4), h.time()
-		return step{"LiveRuns", func(ctx context.Context, tx fluxly.Tx) (any, error) {
+		return step{"LiveRuns", func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
 			return tx.LiveRuns(ctx, profile, name, overdue)
 		}}
 	case 3:
 		automation, key := h.pick("auto", 3), []string{"", "k"}[h.IntN(2)]
-		return step{"LastRun", func(ctx context.Context, tx fluxly.Tx) (any, error) {
+		return step{"LastRun", func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
 			return tx.LastRun(ctx, automation, profile, key)
 		}}
 	case 4:
@@ -203,7 +311,7 @@ func (h *history) read() step {
 		if h.IntN(2) == 0 {
 			q.ProfileID = profile
 		}
-		return step{fmt.Sprintf("Runs %+v", q), func(ctx context.Context, tx fluxly.Tx) (any, error) { return tx.Runs(ctx, q) }}
+		return step{fmt.Sprintf("Runs %+v", q), func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) { return tx.Runs(ctx, q) }}
 	}
 	q := fluxly.SendQuery{AfterQueued: h.time(), AfterKey: h.pick("k", 40), Limit: h.IntN(6)}
 	if h.IntN(2) == 0 {
@@ -212,7 +320,7 @@ func (h *history) read() step {
 	if h.IntN(2) == 0 {
 		q.ProfileID = profile
 	}
-	return step{fmt.Sprintf("Sends %+v", q), func(ctx context.Context, tx fluxly.Tx) (any, error) { return tx.Sends(ctx, q) }}
+	return step{fmt.Sprintf("Sends %+v", q), func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) { return tx.Sends(ctx, q) }}
 }
 
 // testHistory plays one random history on the store and on the in-memory one;
@@ -225,7 +333,8 @@ func testHistory(t *testing.T, store fluxly.Store, seed uint64) {
 	h := &history{Rand: rand.New(rand.NewPCG(seed, 0))}
 	profiles := []string{"p0", "p1", "p2", "p3", "p4", "p5", "u0", "u1", "u2", "u3", "u4", "a0", "a1", "a2"}
 
-	for done := 0; done < historySteps; {
+	numbers := &numbering{known: map[int64]int64{}}
+	for done, all := 0, historySteps(seed); done < all; {
 		var steps []step
 		for range 1 + h.IntN(12) {
 			if h.IntN(3) == 0 {
@@ -238,8 +347,9 @@ func testHistory(t *testing.T, store fluxly.Store, seed uint64) {
 		play := func(s fluxly.Store) (answers []any) {
 			err := s.Update(ctx, func(tx fluxly.Tx) error {
 				answers = nil
+				numbers.begin(s == store)
 				for _, st := range steps {
-					answer, err := st.do(ctx, tx)
+					answer, err := st.do(ctx, tx, numbers)
 					if err != nil {
 						t.Fatalf("seed %d, step %d: %s: %v", seed, done, st.name, err)
 					}
@@ -255,14 +365,19 @@ func testHistory(t *testing.T, store fluxly.Store, seed uint64) {
 			}
 			return answers
 		}
-		got, want := play(store), play(model)
+		want := play(model)
+		got := play(store)
+		if !abandon {
+			maps.Copy(numbers.known, numbers.made)
+		}
+		numbers.made = nil
 		for i := range steps {
 			if d := cmp.Diff(want[i], got[i], cmpopts.EquateEmpty()); d != "" {
 				t.Fatalf("seed %d, step %d: %s (-memory +store):\n%s", seed, done+i, steps[i].name, d)
 			}
 		}
 		done += len(steps)
-		if h.IntN(80) != 0 && done < historySteps {
+		if h.IntN(80) != 0 && done < all {
 			continue
 		}
 		messages := h.messages
@@ -274,6 +389,15 @@ func testHistory(t *testing.T, store fluxly.Store, seed uint64) {
 				out, err = dump(ctx, tx, profiles, messages)
 				return err
 			})
+			numbers.translate = s == store
+			for _, v := range out {
+				switch v := v.(type) {
+				case *fluxly.StoredEvent:
+					numbers.events(v)
+				case []*fluxly.StoredEvent:
+					numbers.events(v...)
+				}
+			}
 			if err != nil {
 				t.Fatalf("seed %d, step %d: View: %v", seed, done, err)
 			}

@@ -301,10 +301,11 @@ func testSeqGrows(t *storeTest) {
 }
 
 func testEvents(t *storeTest) {
-	t.putEvents(
+	events := []*fluxly.StoredEvent{
 		event("m1", "p1", "x", at(30)), event("m2", "p1", "y", at(10)), event("m3", "p2", "x", at(20)),
 		event("m4", "p1", "x", at(20)), event("m5", "p1", "x", at(20)), event("m6", "p1", "x", at(40)),
-	)
+	}
+	t.putEvents(events...)
 	for _, c := range []struct {
 		name string
 		q    fluxly.EventQuery
@@ -313,13 +314,13 @@ func testEvents(t *storeTest) {
 		{"all in order of receipt", fluxly.EventQuery{}, []string{"m1", "m2", "m4", "m5", "m6"}},
 		{"by name", fluxly.EventQuery{Name: "x"}, []string{"m1", "m4", "m5", "m6"}},
 		{"by a name that never was", fluxly.EventQuery{Name: "z"}, nil},
-		{"after a position", fluxly.EventQuery{AfterSeq: 4}, []string{"m5", "m6"}},
+		{"after a position", fluxly.EventQuery{AfterSeq: events[3].Seq}, []string{"m5", "m6"}},
 		{"since is open, until closed", fluxly.EventQuery{Since: at(20), Until: at(40)}, []string{"m1", "m6"}},
 		{"until alone", fluxly.EventQuery{Until: at(20)}, []string{"m2", "m4", "m5"}},
 		{"newest by occurrence, ties by position", fluxly.EventQuery{Newest: true}, []string{"m6", "m1", "m5", "m4", "m2"}},
 		{"newest by name, limited", fluxly.EventQuery{Name: "x", Newest: true, Limit: 3}, []string{"m6", "m1", "m5"}},
 		{"limited", fluxly.EventQuery{Limit: 2}, []string{"m1", "m2"}},
-		{"everything at once", fluxly.EventQuery{Name: "x", Since: at(10), Until: at(30), AfterSeq: 1, Newest: true, Limit: 1}, []string{"m5"}},
+		{"everything at once", fluxly.EventQuery{Name: "x", Since: at(10), Until: at(30), AfterSeq: events[0].Seq, Newest: true, Limit: 1}, []string{"m5"}},
 	} {
 		t.view(func(tx fluxly.Tx) error {
 			events, err := tx.Events(t.ctx, "p1", c.q)
@@ -335,9 +336,10 @@ func testEvents(t *storeTest) {
 }
 
 func testCountEvents(t *storeTest) {
-	base := at(0).Add(500)
+	const tick = time.Microsecond
+	base := at(0).Add(500 * tick)
 	t.putEvents(
-		event("m1", "p1", "x", base), event("m2", "p1", "x", base.Add(1)), event("m3", "p1", "x", base.Add(2)),
+		event("m1", "p1", "x", base), event("m2", "p1", "x", base.Add(tick)), event("m3", "p1", "x", base.Add(2*tick)),
 		event("m4", "p1", "y", base), event("m5", "p2", "x", base),
 		// Late by receipt, early by occurrence.
 		event("m6", "p1", "x", base.Add(-time.Hour)),
@@ -351,13 +353,13 @@ func testCountEvents(t *storeTest) {
 		{"limited", time.Time{}, time.Time{}, 2, 2},
 		{"limit above", time.Time{}, time.Time{}, 9, 4},
 		{"since is open", base, time.Time{}, 0, 2},
-		{"a nanosecond before", base.Add(-1), time.Time{}, 0, 3},
+		{"a microsecond before", base.Add(-tick), time.Time{}, 0, 3},
 		{"until is closed", time.Time{}, base, 0, 2},
-		{"a nanosecond less", time.Time{}, base.Add(-1), 0, 1},
-		{"window", base, base.Add(1), 0, 1},
+		{"a microsecond less", time.Time{}, base.Add(-tick), 0, 1},
+		{"window", base, base.Add(tick), 0, 1},
 		{"empty window", base, base, 0, 0},
-		{"upside down", base.Add(2), base, 0, 0},
-		{"in another zone", base.In(time.FixedZone("", -3600)), base.Add(1).In(time.FixedZone("", 7200)), 0, 1},
+		{"upside down", base.Add(2 * tick), base, 0, 0},
+		{"in another zone", base.In(time.FixedZone("", -3600)), base.Add(tick).In(time.FixedZone("", 7200)), 0, 1},
 	} {
 		t.view(func(tx fluxly.Tx) error {
 			n, err := tx.CountEvents(t.ctx, "p1", "x", c.since, c.until, c.limit)
