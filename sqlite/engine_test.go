@@ -48,7 +48,10 @@ func TestHistoriesAgreeWithMemory(t *testing.T) {
 		seeds = 1
 	}
 	for seed := range seeds {
-		var dumps [3][]string
+		dumps := make([][]string, 2, 3)
+		if seed == 0 {
+			dumps = dumps[:3]
+		}
 		for i := range dumps {
 			cfg := fluxlytest.HistoryConfig(nil)
 			switch i {
@@ -71,6 +74,9 @@ func TestHistoriesAgreeWithMemory(t *testing.T) {
 		}
 		if diff := cmp.Diff(dumps[0], dumps[1]); diff != "" {
 			t.Fatalf("seed %d: (-memory +sqlite)\n%s", seed, diff)
+		}
+		if len(dumps) < 3 {
+			continue
 		}
 		if diff := cmp.Diff(dumps[0], dumps[2]); diff != "" {
 			t.Fatalf("seed %d: (-memory +callers' transactions)\n%s", seed, diff)
