@@ -88,19 +88,44 @@ func (t *tx) digest(ctx context.Context, messageID string) (*[32]byte, error) {
 	return known, err
 }
 
+// seqBlock is how many Seqs the database gives at once; those that a
+// transaction does not need are left out.
+const seqBlock = 256
+
 const drawSeqs = "SELECT nextval('fluxly.seqs') FROM generate_series(1, $1::bigint)"
+
+// blocksOf is how many blocks hold so many Seqs.
+func blocksOf(n int) int64 { return int64((n + seqBlock - 1) / seqBlock) }
+
+// drewSeqs takes blocks that the last question drew.
+func (t *tx) drewSeqs(blocks []int64) {
+	t.seqs = t.seqs[:0]
+	for _, b := range blocks {
+		t.seqs = append(t.seqs, seqRange{next: b * seqBlock, end: (b + 1) * seqBlock})
+	}
+	t.seqsAt = t.asked
+}
+
+// seqRange is what is left of a block.
+type seqRange struct{ next, end int64 }
 
 // nextSeq draws a number for an event of a person who is locked. Numbers that
 // were drawn before that do not do: somebody else may have stored a later one
 // meanwhile.
 func (t *tx) nextSeq(ctx context.Context, pid int64) (int64, error) {
-	if len(t.seqs) > 0 && t.locked[pid] <= t.seqsAt {
-		seq := t.seqs[0]
-		t.seqs = t.seqs[1:]
-		return seq, nil
+	if len(t.seqs) == 0 || t.locked[pid] > t.seqsAt {
+		block, _, err := t.number(ctx, drawSeqs, int64(1))
+		if err != nil {
+			return 0, err
+		}
+		t.drewSeqs([]int64{block})
 	}
-	seq, _, err := t.number(ctx, drawSeqs, int64(1))
-	return seq, err
+	r := &t.seqs[0]
+	seq := r.next
+	if r.next++; r.next == r.end {
+		t.seqs = t.seqs[1:]
+	}
+	return seq, nil
 }
 
 // nameFor returns the number of the name of an event; a new name gets one.

@@ -35,7 +35,7 @@ func (t *tx) Preload(ctx context.Context, hints []fluxly.Preload) error {
 			return err
 		}
 		free := func(pid int64) bool { _, ok := t.locked[pid]; return !ok }
-		moved = slices.ContainsFunc(p.people, func(f foundPerson) bool { return free(f.pid) }) ||
+		moved = p.moved() || slices.ContainsFunc(p.people, func(f foundPerson) bool { return free(f.pid) }) ||
 			slices.ContainsFunc(p.foundMail, func(r *sendRow) bool { return free(r.pid) }) ||
 			slices.ContainsFunc(p.foundRuns, func(r *runRow) bool { return slices.Contains(p.runs, r.id) && free(r.pid) })
 		if !moved {
@@ -44,6 +44,12 @@ func (t *tx) Preload(ctx context.Context, hints []fluxly.Preload) error {
 	}
 	if moved {
 		return t.fail(movedError{})
+	}
+	if p.anyMembers {
+		which, args := p.which()
+		if err := t.ask(ctx, p.readMembers(which, args)); err != nil {
+			return err
+		}
 	}
 	p.know(t)
 	t.guess = true
@@ -60,20 +66,41 @@ type preload struct {
 	// For LastRun: an id of the person, the automation, the key.
 	lastIDs, lastAutomations, lastKeys []string
 
-	people    []foundPerson
-	members   []*memberRow
-	liveRuns  []*runRow
-	lastRuns  []*runRow
-	foundRuns []*runRow
-	foundMail []*sendRow
-	digests   map[string][32]byte
-	seqs      []int64
-	blocks    []int64
+	people []foundPerson
+	// leads is where the ids led after the people were locked, where that was
+	// asked apart.
+	leads      map[string]int64
+	anyMembers bool
+	members    []*memberRow
+	liveRuns   []*runRow
+	lastRuns   []*runRow
+	foundRuns  []*runRow
+	foundMail  []*sendRow
+	digests    map[string][32]byte
+	seqBlocks  []int64
+	blocks     []int64
 }
 
 func (p *preload) reset() {
-	p.people, p.members, p.liveRuns, p.lastRuns, p.foundRuns, p.foundMail, p.seqs, p.blocks = nil, nil, nil, nil, nil, nil, nil, nil
+	p.people, p.members, p.liveRuns, p.lastRuns, p.foundRuns, p.foundMail, p.seqBlocks, p.blocks = nil, nil, nil, nil, nil, nil, nil, nil
 	p.digests = map[string][32]byte{}
+	p.leads, p.anyMembers = nil, false
+}
+
+// moved says that ids lead elsewhere than they did when their people were
+// locked.
+func (p *preload) moved() bool {
+	if p.leads == nil {
+		return false
+	}
+	seen := 0
+	for _, f := range p.people {
+		if p.leads[f.key] != f.pid {
+			return true
+		}
+		seen++
+	}
+	return seen != len(p.leads)
 }
 
 func (p *preload) add(h *fluxly.Preload) {
@@ -113,6 +140,8 @@ const (
 )
 
 const (
+	lockRowsByIDs = "SELECT i.id, " + profileColumns + ` FROM fluxly.identities i JOIN fluxly.profiles p ON p.pid = i.pid
+		WHERE i.id = ANY($1::text[]) ORDER BY p.pid FOR NO KEY UPDATE OF p`
 	lockPeople  = "SELECT p.pid FROM fluxly.profiles p WHERE p.pid IN (%) ORDER BY p.pid FOR NO KEY UPDATE OF p"
 	readPeople  = "SELECT '', " + profileColumns + " FROM fluxly.profiles p WHERE p.pid IN (%)"
 	readMembers = "SELECT " + memberColumns + ` FROM (SELECT DISTINCT pid FROM (%) a) a
@@ -128,6 +157,14 @@ const (
 		ORDER BY r.started DESC, r.id DESC LIMIT 1) r`
 	readDigests = "SELECT message_id, digest FROM fluxly.events WHERE message_id = ANY($1::bytea[])"
 	drawBlocks  = "SELECT nextval('fluxly.pids') FROM generate_series(1, $1::bigint)"
+)
+
+// What scanRun reads where there need be no run.
+const (
+	perhapsRun = `, coalesce(r.pid, 0), coalesce(r.id, ''), coalesce((SELECT id FROM fluxly.profiles WHERE pid = r.pid), ''),
+		coalesce(r.automation, ''), coalesce(r.version, ''), coalesce(r.key, ''), coalesce(r.status, ''), coalesce(r.step, ''),
+		r.started, r.due_kind, r.due_at, r.waits, r.body`
+	noRun = `, 0::bigint, '', '', '', '', '', '', '', NULL::timestamptz, NULL::smallint, NULL::timestamptz, NULL::json, NULL::json`
 )
 
 // statements are the questions of one trip.
@@ -153,32 +190,32 @@ func (p *preload) statements(t *tx) []statement {
 		p.people = append(p.people, f)
 		return err
 	}
-	which, args := byIDs, []any{p.keys}
-	list := []statement{{sql: lockByIDs, args: args, row: t.lockRow}}
-	if p.runs != nil || p.sends != nil {
-		which, args = byAny, []any{p.keys, p.runs, p.sends}
-		list = []statement{
-			{sql: strings.Replace(lockPeople, "%", which, 1), args: args, row: t.lockRow},
-			{sql: strings.Replace(readPeople, "%", which, 1), args: args, row: person},
-			{sql: readRuns, args: []any{p.runs, p.sends}, row: runs(&p.foundRuns)},
-			{sql: readMails, args: []any{p.sends}, row: func(scan scanFunc) error {
+	var list []statement
+	if which, args := p.which(); p.runs == nil && p.sends == nil {
+		list = append(list, statement{sql: lockRowsByIDs, args: args, row: func(scan scanFunc) error {
+			if err := person(scan); err != nil {
+				return err
+			}
+			t.lockedNow(p.people[len(p.people)-1].pid)
+			return nil
+		}}, p.check())
+	} else {
+		list = append(list,
+			statement{sql: strings.Replace(lockPeople, "%", which, 1), args: args, row: t.lockRow},
+			statement{sql: strings.Replace(readPeople, "%", which, 1), args: args, row: person},
+			statement{sql: readRuns, args: []any{p.runs, p.sends}, row: runs(&p.foundRuns)},
+			statement{sql: readMails, args: []any{p.sends}, row: func(scan scanFunc) error {
 				row, err := scanSend(scan)
 				p.foundMail = append(p.foundMail, row)
 				return err
-			}},
+			}})
+		if p.keys != nil {
+			list = append(list, statement{sql: readByIDs, args: []any{p.keys}, row: person})
 		}
-	}
-	if p.keys != nil {
-		list = append(list, statement{sql: readByIDs, args: []any{p.keys}, row: person})
-	}
-	if p.live {
-		list = append(list,
-			statement{sql: strings.Replace(readMembers, "%", which, 1), args: args, row: func(scan scanFunc) error {
-				m, err := scanMember(scan)
-				p.members = append(p.members, m)
-				return err
-			}},
-			statement{sql: strings.Replace(readLive, "%", which, 1), args: args, row: runs(&p.liveRuns)})
+		if p.live {
+			list = append(list, p.readMembers(which, args),
+				statement{sql: strings.Replace(readLive, "%", which, 1), args: args, row: runs(&p.liveRuns)})
+		}
 	}
 	if p.lastIDs != nil {
 		list = append(list, statement{sql: readLast, args: []any{p.lastIDs, p.lastAutomations, p.lastKeys}, row: runs(&p.lastRuns)})
@@ -195,7 +232,7 @@ func (p *preload) statements(t *tx) []statement {
 				p.digests[unpackID(id)] = digest
 				return nil
 			}},
-			statement{sql: drawSeqs, args: []any{int64(len(p.messages))}, row: number(&p.seqs)})
+			statement{sql: drawSeqs, args: []any{blocksOf(len(p.messages))}, row: number(&p.seqBlocks)})
 	}
 	// Each may be somebody new.
 	if left := t.s.pids.left(); left < len(p.messages) {
@@ -203,6 +240,52 @@ func (p *preload) statements(t *tx) []statement {
 		list = append(list, statement{sql: drawBlocks, args: []any{int64(blocks)}, row: number(&p.blocks)})
 	}
 	return list
+}
+
+// which are the people of the hints.
+func (p *preload) which() (query string, args []any) {
+	if p.runs == nil && p.sends == nil {
+		return byIDs, []any{p.keys}
+	}
+	return byAny, []any{p.keys, p.runs, p.sends}
+}
+
+func (p *preload) readMembers(which string, args []any) statement {
+	return statement{sql: strings.Replace(readMembers, "%", which, 1), args: args, row: func(scan scanFunc) error {
+		m, err := scanMember(scan)
+		p.members = append(p.members, m)
+		return err
+	}}
+}
+
+// check asks where the ids lead once their people are locked, and for the live
+// runs with that.
+func (p *preload) check() statement {
+	p.leads = nil
+	sql := "SELECT i.id, i.pid, false" + noRun + " FROM fluxly.identities i WHERE i.id = ANY($1::text[])"
+	if p.live {
+		sql = "SELECT i.id, i.pid, EXISTS (SELECT 1 FROM fluxly.memberships m WHERE m.pid = i.pid)" + perhapsRun +
+			` FROM fluxly.identities i LEFT JOIN LATERAL (
+			SELECT * FROM fluxly.runs r WHERE r.pid = i.pid AND r.status = 'live' OFFSET 0) r ON true WHERE i.id = ANY($1::text[])`
+	}
+	return statement{sql: sql, args: []any{p.keys}, row: func(scan scanFunc) error {
+		var key string
+		var pid int64
+		var members bool
+		row, err := scanRun(scan, &key, &pid, &members)
+		if err != nil {
+			return err
+		}
+		if p.leads == nil {
+			p.leads = map[string]int64{}
+		}
+		p.leads[key] = pid
+		p.anyMembers = p.anyMembers || members
+		if row.pid != 0 {
+			p.liveRuns = append(p.liveRuns, row)
+		}
+		return nil
+	}}
 }
 
 // know tells the transaction what was found.
@@ -250,7 +333,7 @@ func (p *preload) know(t *tx) {
 			t.known.messages[id] = &digest
 		}
 	}
-	t.seqs, t.seqsAt = p.seqs, t.asked
+	t.drewSeqs(p.seqBlocks)
 	for _, block := range p.blocks {
 		t.s.pids.add(block)
 	}

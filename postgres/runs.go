@@ -72,13 +72,14 @@ type runState struct {
 const runColumns = `r.pid, r.id, (SELECT id FROM fluxly.profiles WHERE pid = r.pid), r.automation, r.version, r.key, r.status, r.step,
 	r.started, r.due_kind, r.due_at, r.waits, r.body`
 
-func scanRun(scan scanFunc) (*runRow, error) {
+// scanRun reads a row, after the columns that more are for.
+func scanRun(scan scanFunc, more ...any) (*runRow, error) {
 	r := &runRow{}
 	var started timeColumn
 	var kind *int16
 	var due *timeColumn
 	var waits, body []byte
-	err := scan(&r.pid, &r.id, &r.profileID, &r.automation, &r.version, &r.key, &r.status, &r.step, &started, &kind, &due, &waits, &body)
+	err := scan(append(more, &r.pid, &r.id, &r.profileID, &r.automation, &r.version, &r.key, &r.status, &r.step, &started, &kind, &due, &waits, &body)...)
 	r.started, r.waits, r.body = started.Time, string(waits), string(body)
 	if kind != nil && due != nil {
 		r.dueKind, r.dueAt = *kind, due.Time

@@ -50,7 +50,7 @@ type tx struct {
 	asked  int
 	// seqs were drawn ahead, after everybody was locked that was locked by
 	// question seqsAt.
-	seqs   []int64
+	seqs   []seqRange
 	seqsAt int
 }
 

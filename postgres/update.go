@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/getfluxly/fluxly"
@@ -86,10 +87,11 @@ func (s *Store) attempt(ctx context.Context, m mode, fn func(fluxly.Tx) error) (
 		return false, explain("connect", err)
 	}
 	defer conn.Release()
-	t := s.newTx(pgxDatabase{conn.Conn()}, m)
+	c := conn.Conn()
+	t := s.newTx(pgxDatabase{c}, m)
 	defer func() {
 		t.dead = true
-		rollback(ctx, conn) // also when fn panics
+		rollback(ctx, c) // also when fn panics
 	}()
 	t.queue = []statement{{sql: beginUpdate}, {
 		sql: settings, args: []any{lockTimeout.String(), idleTimeout.String()},
@@ -120,8 +122,7 @@ func (t *tx) run(ctx context.Context, fn func(fluxly.Tx) error) error {
 
 // rollback ends what is still open; a connection for which that fails is
 // closed by its pool.
-func rollback(ctx context.Context, conn *pgxpool.Conn) {
-	c := conn.Conn()
+func rollback(ctx context.Context, c *pgx.Conn) {
 	if c.IsClosed() || c.PgConn().TxStatus() == 'I' {
 		return
 	}
@@ -161,6 +162,12 @@ func (s *Store) commit(ctx context.Context, conn *pgxpool.Conn, t *tx) (again bo
 		if c := code(err); c != "" && c[:2] != "57" && c[:2] != "08" {
 			return worthRetry(err), err
 		}
+		// This connection must not be in the way of the next.
+		t.dead = true
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		_ = conn.Conn().Close(closing)
+		cancel()
+		conn.Release()
 		if again, err = s.outcome(ctx, t.xid, err); again || err != nil {
 			return again, err
 		}
@@ -221,10 +228,11 @@ func (s *Store) View(ctx context.Context, fn func(fluxly.Tx) error) error {
 		return explain("connect", err)
 	}
 	defer conn.Release()
-	t := &tx{s: s, db: pgxDatabase{conn.Conn()}, queue: []statement{{sql: beginView}}}
+	c := conn.Conn()
+	t := &tx{s: s, db: pgxDatabase{c}, queue: []statement{{sql: beginView}}}
 	defer func() {
 		t.dead = true
-		rollback(ctx, conn)
+		rollback(ctx, c)
 	}()
 	if err := fn(t); err != nil {
 		return err
