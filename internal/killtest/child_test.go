@@ -118,7 +118,6 @@ func track(ctx context.Context, e *fluxly.Engine, number string) error {
 		if err == nil {
 			return nil
 		}
-		fmt.Fprintln(os.Stderr, "track", number, err)
 		timer := time.NewTimer(200 * time.Millisecond)
 		select {
 		case <-timer.C:

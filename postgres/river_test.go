@@ -1,0 +1,129 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"github.com/getfluxly/fluxly/fluxlytest"
+	"github.com/getfluxly/fluxly/internal/pgtest"
+)
+
+// Without notifications, as behind a PgBouncer that pools transactions.
+func TestPollOnly(t *testing.T) {
+	t.Parallel()
+	s := openIn(t, pgtest.Schema(t), func(c *Config) { c.PollOnly = true })
+	sender := &fluxlytest.FakeSender{}
+	e := newEngine(t, s, sender, time.Second)
+	start(t, e.Run)
+	signUp(t, e, 0, 3)
+	awaitMails(t, 3, sender)
+}
+
+// A transaction of the program's own inserts a tick of its own, with what it
+// makes due in it, through pgx and through database/sql.
+func TestCallersTransaction(t *testing.T) {
+	t.Parallel()
+	s := openIn(t, pgtest.Schema(t))
+	w := newFakeWorker(s)
+	w.start(t)
+	far := time.Now().Add(24 * time.Hour)
+	putRuns(t, s, far, "pgx", "sql")
+	const move = "UPDATE fluxly.runs SET due_at = $1 WHERE id = $2"
+
+	due := time.Now().Add(2 * time.Second)
+	tx, err := s.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	if _, err := tx.Exec(t.Context(), s.sql(move), due, "pgx"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.jobs.insert(t.Context(), tx, &notes{ticks: []time.Time{due}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	db, err := sql.Open("pgx", pgtest.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	other, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Rollback() }()
+	if _, err := other.ExecContext(t.Context(), s.sql(move), due, "sql"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.jobs.insertSQL(t.Context(), other, &notes{ticks: []time.Time{due}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both handed out", func() bool { return w.has("pgx") && w.has("sql") })
+	if d := time.Since(due); d > 10*time.Second {
+		t.Errorf("handed out %s after their time, so perhaps by a sweep", d)
+	}
+}
+
+// Clients that cannot do the work are refused when the store opens.
+func TestClientsRefused(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Pool(t)
+	schema := pgtest.Schema(t)
+	if err := Migrate(t.Context(), pool, Config{Schema: schema}); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*river.Config){
+		"no queues":   func(c *river.Config) { c.Queues = nil },
+		"no election": func(c *river.Config) { c.LeaderElectionDisabled = true },
+	} {
+		_, workers := riverOf(t, pool, schema)
+		cfg := &river.Config{
+			Schema: schema, Workers: workers, Queues: map[string]river.QueueConfig{"own": {MaxWorkers: 1}},
+			Logger: Config{}.withDefaults().Logger,
+		}
+		change(cfg)
+		client, err := river.NewClient(riverpgxv5.New(pool), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(t.Context(), pool, Config{Schema: schema, River: client, Workers: workers}); err == nil {
+			t.Errorf("%s: no error", name)
+		} else {
+			t.Logf("%s: %v", name, err)
+		}
+	}
+	if _, err := Open(t.Context(), pool, Config{Schema: schema, Workers: river.NewWorkers()}); err == nil {
+		t.Error("workers without a client: no error")
+	}
+}
+
+func TestQueueNames(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		schema string
+		shared bool
+		want   string
+	}{
+		{"fluxly", true, "fluxly_send"},
+		{"staging", false, "fluxly_send"},
+		{"staging", true, "fluxly_staging_send"},
+		{"_a__b_", true, "fluxly_a_b_send"},
+	} {
+		if got := newQueueNames(c.schema, c.shared).send; got != c.want {
+			t.Errorf("%q, shared %v: %q, want %q", c.schema, c.shared, got, c.want)
+		}
+	}
+}
