@@ -110,6 +110,7 @@ func TestCallerTxStore(t *testing.T) {
 	pgtest.URL(t)
 	for name, begin := range programs(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			fluxlytest.TestStore(t, func(t testing.TB) fluxly.Store { return &callerStore{openMode(t, modeAuto), begin} })
 		})
 	}
@@ -121,6 +122,7 @@ func TestCallerTxSavepoint(t *testing.T) {
 	pgtest.URL(t)
 	for name, begin := range programs(t) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s, ctx := openMode(t, modeAuto), t.Context()
 			tx, err := begin(ctx, s)
 			if err != nil {
