@@ -57,7 +57,12 @@ func PoolOf(tb testing.TB, url string) *pgxpool.Pool {
 // what is in it in the end is dropped.
 func Schema(tb testing.TB) string {
 	tb.Helper()
-	url := URL(tb)
+	return SchemaOf(tb, URL(tb))
+}
+
+// SchemaOf is Schema on another server, which url names.
+func SchemaOf(tb testing.TB, url string) string {
+	tb.Helper()
 	name := "test_" + strings.ToLower(rand.Text())[:16]
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
