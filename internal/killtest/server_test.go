@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,15 +12,14 @@ import (
 )
 
 // ctlVariable is the environment variable that names a program which stops and
-// starts the server, called with one of the words stop, start, restart (in
-// order) and kill (at once, as a crash).
+// starts a server of its own, called with one of the words stop, start, restart
+// (in order) and kill (at once, as a crash); url prints where the server is.
 const ctlVariable = "FLUXLY_TEST_POSTGRES_CTL"
 
 // The server goes away while two processes work on it: by a restart, by a
 // crash, and for a while. Nothing is lost or doubled.
-// It is not parallel to other tests, because the server is everybody's.
+// It is not parallel to other tests, because one at a time may have the server.
 func TestServerGoesAway(t *testing.T) {
-	url := pgtest.URL(t)
 	ctl := os.Getenv(ctlVariable)
 	if ctl == "" {
 		t.Skip(ctlVariable + " is not set: no program that stops and starts the server")
@@ -30,8 +30,13 @@ func TestServerGoesAway(t *testing.T) {
 			t.Fatalf("%s %s: %v\n%s", ctl, word, err, out)
 		}
 	}
+	out, err := exec.CommandContext(t.Context(), ctl, "url").Output()
+	if err != nil {
+		t.Fatalf("%s url: %v", ctl, err)
+	}
+	url := strings.TrimSpace(string(out))
 	w := newWorld(t)
-	w.settings.Database, w.settings.Schema = url, pgtest.Schema(t)
+	w.settings.Database, w.settings.Schema = url, pgtest.SchemaOf(t, url)
 	children := []*process{w.start(t), w.start(t)}
 	for _, words := range [][]string{{"restart"}, {"kill", "start"}, {"stop", "start"}} {
 		for _, p := range children {

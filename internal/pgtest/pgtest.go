@@ -58,7 +58,12 @@ func PoolOf(tb testing.TB, server string) *pgxpool.Pool {
 // what is in it in the end is dropped.
 func Schema(tb testing.TB) string {
 	tb.Helper()
-	server := URL(tb)
+	return SchemaOf(tb, URL(tb))
+}
+
+// SchemaOf is Schema on another server, which server names.
+func SchemaOf(tb testing.TB, server string) string {
+	tb.Helper()
 	name := "test_" + strings.ToLower(rand.Text())[:16]
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
