@@ -235,8 +235,9 @@ func (t *tx) personByID(ctx context.Context, id string) (*person, error) {
 	var found *person
 	err := t.lookUp(ctx, statement{sql: "SELECT pid FROM fluxly.profiles WHERE id = $1::text FOR NO KEY UPDATE", args: []any{id}},
 		statement{sql: "SELECT " + profileColumns + " FROM fluxly.profiles p WHERE p.id = $1::text", args: []any{id}, row: func(scan scanFunc) error {
-			pid, id, row, err := scanProfile(scan)
-			found = &person{pid: pid, id: id, row: row}
+			var err error
+			found = &person{}
+			found.pid, found.id, found.row, err = scanProfile(scan)
 			return err
 		}},
 		func() { found = nil },

@@ -6,6 +6,7 @@ package pgtest
 import (
 	"context"
 	"crypto/rand"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -21,11 +22,11 @@ const Variable = "FLUXLY_TEST_POSTGRES"
 // URL returns the URL of the server, or skips the test.
 func URL(tb testing.TB) string {
 	tb.Helper()
-	url := os.Getenv(Variable)
-	if url == "" {
+	server := os.Getenv(Variable)
+	if server == "" {
 		tb.Skip(Variable + " is not set: no PostgreSQL server to test with")
 	}
-	return url
+	return server
 }
 
 // Pool returns a pool of connections to the server, which is closed with the
@@ -36,9 +37,9 @@ func Pool(tb testing.TB) *pgxpool.Pool {
 }
 
 // PoolOf is Pool for the URL of another way to the server, such as a proxy.
-func PoolOf(tb testing.TB, url string) *pgxpool.Pool {
+func PoolOf(tb testing.TB, server string) *pgxpool.Pool {
 	tb.Helper()
-	cfg, err := pgxpool.ParseConfig(url)
+	cfg, err := pgxpool.ParseConfig(server)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -57,12 +58,12 @@ func PoolOf(tb testing.TB, url string) *pgxpool.Pool {
 // what is in it in the end is dropped.
 func Schema(tb testing.TB) string {
 	tb.Helper()
-	url := URL(tb)
+	server := URL(tb)
 	name := "test_" + strings.ToLower(rand.Text())[:16]
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		conn, err := pgx.Connect(ctx, url)
+		conn, err := pgx.Connect(ctx, server)
 		if err != nil {
 			tb.Errorf("drop schema %s: %v", name, err)
 			return
@@ -73,4 +74,17 @@ func Schema(tb testing.TB) string {
 		}
 	})
 	return name
+}
+
+// WithoutTLS is [URL] for a driver that would insist on TLS.
+func WithoutTLS(tb testing.TB) string {
+	tb.Helper()
+	u, err := url.Parse(URL(tb))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("sslmode", "disable")
+	u.RawQuery = q.Encode()
+	return u.String()
 }
