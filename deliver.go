@@ -373,6 +373,9 @@ var errClaimGone = errors.New("the claim is over")
 // person become another by a merge.
 func (e *Engine) prepare(ctx context.Context, tx Tx, m *SendRecord, msg **Message, reason, detail *string) error {
 	*msg, *reason, *detail = nil, "", ""
+	if err := preload(ctx, tx, []Preload{{SendKey: m.Key}}); err != nil {
+		return err
+	}
 	m, err := e.claimedBy(ctx, tx, m)
 	if err != nil {
 		return err

@@ -7,6 +7,8 @@ import (
 
 	"github.com/getfluxly/fluxly"
 	"github.com/getfluxly/fluxly/fluxlytest"
+	"github.com/getfluxly/fluxly/internal/pgtest"
+	"github.com/getfluxly/fluxly/postgres"
 	"github.com/getfluxly/fluxly/sqlite"
 )
 
@@ -23,6 +25,12 @@ func newStore(t testing.TB) fluxly.Store {
 		store = fluxly.NewMemoryStore()
 	case "sqlite":
 		s, err := sqlite.Open(filepath.Join(t.TempDir(), "fluxly.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		store = s
+	case "postgres":
+		s, err := postgres.Open(t.Context(), pgtest.Pool(t), postgres.Config{Schema: pgtest.Schema(t), Migrate: true})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -131,6 +132,9 @@ func await(ok func() bool) {
 func engineStores(b *testing.B, run func(b *testing.B, store fluxly.Store)) {
 	b.Helper()
 	b.Run("sqlite", func(b *testing.B) { run(b, openSQLite(b, filepath.Join(b.TempDir(), "fluxly.db"))) })
+	if os.Getenv(postgresEnv) != "" {
+		b.Run("postgres", func(b *testing.B) { run(b, newDatabase(b).open(b)) })
+	}
 	b.Run("memory", func(b *testing.B) { run(b, fluxly.NewMemoryStore()) })
 }
 

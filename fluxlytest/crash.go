@@ -126,7 +126,8 @@ type CrashCall struct {
 //   - no mail is given to the provider after an engine has returned from
 //     Unsubscribe or Suppress, nor by another that looked after that;
 //   - a step of the program's own is not called again once its result is
-//     stored;
+//     stored, except by a process that has a claim on it: that of a try before
+//     had run out, and its result came late;
 //   - counts add up: Engine.Stats has as many started runs as ended and
 //     standing ones, and at each step as many mails as were queued; of those
 //     that Engine.Counters has as queued each is accepted, refused, skipped or

@@ -36,8 +36,10 @@ type crashActivity struct {
 	place crashPlace
 	until int // the turn at which it goes on
 	ended bool
-	// looked is where in the world's sequence it last began to read.
-	looked int
+	// looked is where in the world's sequence it last began to read, committed
+	// when it last committed.
+	looked    int
+	committed time.Duration
 }
 
 // now is the clock that the engine is given. last follows what Config.Now says
@@ -312,14 +314,14 @@ func (p *crashProcess) funcs(own map[string]fluxly.StepFunc) map[string]fluxly.S
 			w := p.w
 			what := ": " + name
 			began := w.elapsed
+			if w.stored[in.Run.ID+"\x00"+in.Run.Step] && began-w.running.committed > 2*w.setup.engine.CallTimeout {
+				w.fail("%s calls the step %s of run %s again, whose result is stored", p.name, in.Run.Step, in.Run.ID)
+			}
 			if p.at(placeFunc, what); p.dead {
 				return nil, ErrCrashed
 			}
 			if w.elapsed-began > w.setup.engine.CallTimeout {
 				return nil, context.DeadlineExceeded // its context has ended
-			}
-			if w.stored[in.Run.ID+"\x00"+in.Run.Step] {
-				w.fail("%s calls the step %s of run %s again, whose result is stored", p.name, in.Run.Step, in.Run.ID)
 			}
 			v, err := fn(ctx, in)
 			if p.at(placeFuncDone, what); p.dead {

@@ -463,6 +463,7 @@ func (w *crashWorld) committed(p *crashProcess, tx *crashTx) {
 	}
 	w.erased = w.erased || tx.erased > 0
 	a := w.running
+	a.committed = w.elapsed
 	if tx.wrote && a.call != nil && a.call.call != nil && (tx.events == 0 || tx.fresh > 0) {
 		w.history = append(w.history, crashEffect{at: at, call: a.call.call})
 	}

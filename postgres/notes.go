@@ -11,6 +11,9 @@ type notes struct {
 	// ticks are the due times of everything else: wake-ups, memberships,
 	// claims of mails in sending.
 	ticks []time.Time
+
+	// plan is set when the jobs are inserted.
+	plan plan
 }
 
 // note is one piece of work of its own.

@@ -57,6 +57,8 @@ func (c Config) check(pool *pgxpool.Pool) error {
 		return refuse(c.Schema, nil, nil, "Config.Schema is not a name of lower-case letters, digits and underscores, at most 46 of them")
 	case pool == nil:
 		return refuse(c.Schema, nil, nil, "the pool is nil; make one with pgxpool.New")
+	case c.Workers != nil && c.River == nil:
+		return refuse(c.Schema, nil, nil, "Config.Workers without Config.River; hand over both, or neither")
 	}
 	return nil
 }
@@ -80,14 +82,19 @@ func open(ctx context.Context, pool *pgxpool.Pool, cfg Config, migrations []stri
 		return nil, err
 	}
 	if cfg.Migrate {
-		if err := migrate(ctx, pool, cfg.Schema, migrations); err != nil {
+		if err := migrateAll(ctx, pool, cfg, migrations); err != nil {
 			return nil, openError(cfg.Schema, err)
 		}
 	}
-	if err := checkVersion(ctx, pool, cfg.Schema, migrations); err != nil {
+	if err := checkAll(ctx, pool, cfg, migrations); err != nil {
 		return nil, openError(cfg.Schema, err)
 	}
-	return &Store{pool: pool, cfg: cfg, jobs: &jobs{}}, nil
+	s := &Store{pool: pool, cfg: cfg}
+	var err error
+	if s.jobs, err = newJobs(s); err != nil {
+		return nil, refuse(cfg.Schema, nil, err, "River cannot be used")
+	}
+	return s, nil
 }
 
 // Migrate makes the schema, or brings it up to what this version of fluxly
@@ -101,13 +108,34 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
 	if err := checkServer(ctx, pool, cfg.Schema); err != nil {
 		return err
 	}
-	if err := migrate(ctx, pool, cfg.Schema, migrations); err != nil {
+	if err := migrateAll(ctx, pool, cfg, migrations); err != nil {
 		return openError(cfg.Schema, err)
 	}
-	if err := checkVersion(ctx, pool, cfg.Schema, migrations); err != nil {
+	if err := checkAll(ctx, pool, cfg, migrations); err != nil {
 		return openError(cfg.Schema, err)
 	}
 	return nil
+}
+
+// migrateAll brings up the tables of the store, and those of River where they
+// are the store's too.
+func migrateAll(ctx context.Context, pool *pgxpool.Pool, cfg Config, migrations []string) error {
+	if err := migrate(ctx, pool, cfg.Schema, migrations); err != nil || cfg.River != nil {
+		return err
+	}
+	// A schema from a newer fluxly is left alone.
+	if err := checkVersion(ctx, pool, cfg.Schema, migrations); err != nil {
+		return err
+	}
+	return migrateRiver(ctx, pool, cfg)
+}
+
+// checkAll refuses tables that this program cannot work on.
+func checkAll(ctx context.Context, pool *pgxpool.Pool, cfg Config, migrations []string) error {
+	if err := checkVersion(ctx, pool, cfg.Schema, migrations); err != nil || cfg.River != nil {
+		return err
+	}
+	return checkRiver(ctx, pool, cfg)
 }
 
 // checkServer asks the server for its version.

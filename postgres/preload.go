@@ -9,14 +9,17 @@ import (
 )
 
 // Preload implements [fluxly.Preloader]: in one trip it locks the people of all
-// hints, and reads what is asked about them. Each statement after the one that
-// locks sees what was committed before it.
+// hints (a view does not), and reads what is asked about them. Each statement
+// after the one that locks sees what was committed before it.
 func (t *tx) Preload(ctx context.Context, hints []fluxly.Preload) error {
 	if err := t.check(ctx, false); err != nil {
 		return err
 	}
-	if !t.writes || !t.cached || len(hints) == 0 {
+	if t.writes && !t.cached || len(hints) == 0 {
 		return nil
+	}
+	if !t.cached {
+		t.cached, t.known = true, newKnown()
 	}
 	var p preload
 	for i := range hints {
@@ -34,7 +37,7 @@ func (t *tx) Preload(ctx context.Context, hints []fluxly.Preload) error {
 		if err := t.ask(ctx, list...); err != nil {
 			return err
 		}
-		free := func(pid int64) bool { _, ok := t.locked[pid]; return !ok }
+		free := func(pid int64) bool { return !t.sure(pid) }
 		moved = p.moved() || slices.ContainsFunc(p.people, func(f foundPerson) bool { return free(f.pid) }) ||
 			slices.ContainsFunc(p.foundMail, func(r *sendRow) bool { return free(r.pid) }) ||
 			slices.ContainsFunc(p.foundRuns, func(r *runRow) bool { return slices.Contains(p.runs, r.id) && free(r.pid) })
@@ -52,8 +55,14 @@ func (t *tx) Preload(ctx context.Context, hints []fluxly.Preload) error {
 		}
 	}
 	p.know(t)
-	t.guess = true
+	t.guess = t.writes
 	return nil
+}
+
+// sure reports whether what was read of a person cannot change meanwhile.
+func (t *tx) sure(pid int64) bool {
+	_, locked := t.locked[pid]
+	return locked || !t.writes
 }
 
 // preload gathers what hints name, and what was found.
@@ -192,16 +201,20 @@ func (p *preload) statements(t *tx) []statement {
 	}
 	var list []statement
 	if which, args := p.which(); p.runs == nil && p.sends == nil {
-		list = append(list, statement{sql: lockRowsByIDs, args: args, row: func(scan scanFunc) error {
+		list = append(list, statement{sql: t.locking(lockRowsByIDs), args: args, row: func(scan scanFunc) error {
 			if err := person(scan); err != nil {
 				return err
 			}
-			t.lockedNow(p.people[len(p.people)-1].pid)
+			if t.writes {
+				t.lockedNow(p.people[len(p.people)-1].pid)
+			}
 			return nil
 		}}, p.check())
 	} else {
+		if t.writes {
+			list = append(list, statement{sql: strings.Replace(lockPeople, "%", which, 1), args: args, row: t.lockRow})
+		}
 		list = append(list,
-			statement{sql: strings.Replace(lockPeople, "%", which, 1), args: args, row: t.lockRow},
 			statement{sql: strings.Replace(readPeople, "%", which, 1), args: args, row: person},
 			statement{sql: readRuns, args: []any{p.runs, p.sends}, row: runs(&p.foundRuns)},
 			statement{sql: readMails, args: []any{p.sends}, row: func(scan scanFunc) error {
@@ -240,6 +253,15 @@ func (p *preload) statements(t *tx) []statement {
 		list = append(list, statement{sql: drawBlocks, args: []any{int64(blocks)}, row: number(&p.blocks)})
 	}
 	return list
+}
+
+// locking is a question that locks, or in a view the question alone.
+func (t *tx) locking(sql string) string {
+	if t.writes {
+		return sql
+	}
+	before, _, _ := strings.Cut(sql, " FOR NO KEY UPDATE")
+	return before
 }
 
 // which are the people of the hints.
@@ -308,7 +330,7 @@ func (p *preload) know(t *tx) {
 	}
 	for _, list := range [][]*runRow{p.liveRuns, p.foundRuns} {
 		for _, row := range list {
-			if _, ok := t.locked[row.pid]; ok {
+			if t.sure(row.pid) {
 				t.knowRun(row)
 			}
 		}

@@ -92,8 +92,8 @@ func idKeys(p *fluxly.Profile) []string {
 
 // knowRow remembers a row that was read.
 func (t *tx) knowRow(pid int64, id string, row *profileRow) {
-	if !t.writes {
-		return
+	if t.known.people == nil {
+		return // a view that read nothing ahead
 	}
 	p := t.known.personOf(pid)
 	p.id, p.row, p.stored = id, row, true
@@ -196,7 +196,7 @@ func (t *tx) askPeople(ctx context.Context, keys []string) (people []foundPerson
 
 // knowPeople remembers where ids lead.
 func (t *tx) knowPeople(keys []string, people []foundPerson) {
-	if !t.writes {
+	if t.known.people == nil {
 		return
 	}
 	for _, key := range keys {

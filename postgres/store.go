@@ -20,7 +20,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
 
 	"github.com/getfluxly/fluxly"
 )
@@ -33,8 +35,24 @@ type Config struct {
 	// Migrate lets Open make the schema, or bring up that of an older fluxly.
 	// The default is to refuse with [ErrMigrate]; see also [Migrate].
 	Migrate bool
-	// Logger gets what happens beside the calls. Defaults to none.
+	// River and Workers are the client of a program that runs River already,
+	// and its bundle of workers; both are handed over before the client is
+	// started, and the program starts and stops it. Its driver must be of this
+	// database. The workers, queues and a periodic job of the store are added
+	// to them. With River alone the process only adds jobs, and Work refuses.
+	//
+	// By default Work runs a client of its own, with tables in Schema.
+	River   *river.Client[pgx.Tx]
+	Workers *river.Workers
+	// PollOnly makes Work look for jobs once a second, and not listen for
+	// notifications, which a PgBouncer that pools transactions does not pass
+	// on. It has no effect on a client that was handed over.
+	PollOnly bool
+	// Logger gets what happens beside the calls, also from River. Defaults to
+	// none.
 	Logger *slog.Logger
+
+	timing timing
 }
 
 func (c Config) withDefaults() Config {
@@ -43,6 +61,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.timing == (timing{}) {
+		c.timing = timing{every: 20 * time.Second, overdue: 15 * time.Second}
 	}
 	return c
 }
@@ -118,5 +139,6 @@ func (s *Store) Close() error {
 	}
 	s.jobs.close()
 	s.calls.Wait()
+	s.jobs.wait()
 	return nil
 }

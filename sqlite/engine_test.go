@@ -40,7 +40,7 @@ func TestR14R16CrashSchedules(t *testing.T) {
 }
 
 // Random histories give the same state in a file as in memory, to the last
-// field.
+// field, also when each call is a transaction of the caller's.
 func TestHistoriesAgreeWithMemory(t *testing.T) {
 	t.Parallel()
 	seeds, steps := uint64(4), 400
@@ -48,13 +48,19 @@ func TestHistoriesAgreeWithMemory(t *testing.T) {
 		seeds = 1
 	}
 	for seed := range seeds {
-		var dumps [2][]string
+		dumps := make([][]string, 2, 3)
+		if seed == 0 {
+			dumps = dumps[:3]
+		}
 		for i := range dumps {
 			cfg := fluxlytest.HistoryConfig(nil)
-			if i == 1 {
+			switch i {
+			case 1:
 				store := openIn(t, t.TempDir())
 				t.Cleanup(func() { _ = store.Close() })
 				cfg.Store = store
+			case 2:
+				cfg.Store = openCallerStore(t, filepath.Join(t.TempDir(), "fluxly.db"))
 			}
 			k := fluxlytest.NewConfig(t, cfg)
 			if err := fluxlytest.History(k, seed, steps); err != nil {
@@ -68,6 +74,12 @@ func TestHistoriesAgreeWithMemory(t *testing.T) {
 		}
 		if diff := cmp.Diff(dumps[0], dumps[1]); diff != "" {
 			t.Fatalf("seed %d: (-memory +sqlite)\n%s", seed, diff)
+		}
+		if len(dumps) < 3 {
+			continue
+		}
+		if diff := cmp.Diff(dumps[0], dumps[2]); diff != "" {
+			t.Fatalf("seed %d: (-memory +callers' transactions)\n%s", seed, diff)
 		}
 	}
 }

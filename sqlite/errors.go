@@ -29,6 +29,13 @@ var (
 	ErrFull = errors.New("disk is full")
 	// ErrReadOnly: the file or its folder cannot be written.
 	ErrReadOnly = errors.New("store file cannot be written")
+	// ErrBusy: another transaction held the write lock on the file for longer
+	// than Config.BusyTimeout. Inside a transaction of the program's own it is
+	// that transaction which the call waited for: call Engine.Within there.
+	ErrBusy = errors.New("store file is locked")
+	// ErrOtherDatabase: a transaction that was handed to [Store.Tx] is not on
+	// the file of the store.
+	ErrOtherDatabase = errors.New("transaction is on another database than the store")
 )
 
 // OpenError is a store that could not be opened. It wraps one of the
@@ -119,7 +126,7 @@ func (c *conn) explain(err error) error {
 		return fmt.Errorf("sqlite store %q: %w: %w", c.path, s, err)
 	}
 	if errors.Is(err, sqlite3.BUSY) {
-		return fmt.Errorf("sqlite store %q: another program holds a lock on the file; end its transaction: %w", c.path, err)
+		return fmt.Errorf("sqlite store %q: %w: another program holds a lock on the file, or a transaction of your own around this call; end it, or call Engine.Within in it: %w", c.path, ErrBusy, err)
 	}
 	return fmt.Errorf("sqlite store %q: %w", c.path, err)
 }

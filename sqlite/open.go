@@ -37,7 +37,8 @@ func open(path string, cfg Config, migrations []string) (*Store, error) {
 	}
 	s := &Store{
 		path: file, cfg: cfg,
-		writer: make(chan *conn, 1), readers: make(chan *conn, cfg.Readers),
+		version: int64(newest(migrations)),
+		writer:  make(chan *conn, 1), readers: make(chan *conn, cfg.Readers),
 	}
 	if err := s.acquire(); err != nil {
 		return nil, err
@@ -211,11 +212,7 @@ func (s *Store) openWriter(migrations []string) (*conn, error) {
 	if err := c.prepareSchema(migrations, s.cfg.Migrate); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
-	q := c.query("SELECT max((SELECT coalesce(max(seq), 0) FROM events), coalesce((SELECT value FROM meta WHERE key = 'last_seq'), 0))")
-	if q.next() {
-		s.lastSeq = q.getInteger(0)
-	}
-	if err := q.done(); err != nil {
+	if err := s.readLastSeq(c); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
 	// A process that was killed leaves its WAL behind. It may hold somebody

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"github.com/ncruces/go-sqlite3"
 
 	"github.com/getfluxly/fluxly"
 	"github.com/getfluxly/fluxly/internal/duework"
@@ -79,6 +80,8 @@ type Store struct {
 	cfg    Config
 	lock   *flock.Flock
 	closed atomic.Bool
+	// version is that of the schema.
+	version int64
 
 	// writer holds the one connection that writes; taking it is the right to.
 	writer chan *conn
@@ -91,6 +94,9 @@ type Store struct {
 	cache   cache
 	// wipe: something was erased whose traces are still in the WAL.
 	wipe atomic.Bool
+
+	uncommitted uncommitted
+	joined      atomic.Bool // a transaction of a caller's was joined
 
 	working sync.Mutex // held by Work
 	signals [len(lanes)]duework.Signal
@@ -107,17 +113,13 @@ func (s *Store) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 	}
 	defer func() { s.writer <- c }()
 
-	tx := &tx{db: c, writes: true, lastSeq: s.lastSeq, cache: &s.cache}
+	tx := &tx{db: c, writes: true, cache: &s.cache}
 	checked := func(t fluxly.Tx) error {
-		// Another program may have written to the file.
-		version, err := c.pragma("data_version")
-		if err != nil {
+		if err := s.refresh(c); err != nil {
 			return err
 		}
-		if version != s.cache.version {
-			s.cache.clear()
-			s.cache.version = version
-		}
+		tx.lastSeq = s.lastSeq
+		s.uncommitted.settle(s)
 		return fn(t)
 	}
 	if err := c.transact(ctx, "BEGIN IMMEDIATE", tx, checked); err != nil {
@@ -130,12 +132,43 @@ func (s *Store) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 	} else if s.wipe.Load() {
 		s.wipeWAL(c, 0)
 	}
-	for i := range tx.earliest {
-		if !tx.earliest[i].IsZero() {
-			s.signals[i].Due(tx.earliest[i])
+	s.wake(&tx.earliest)
+	return nil
+}
+
+// refresh makes good what is remembered of the file, when a transaction of a
+// caller, or another program, has written to it. It is called in a transaction.
+func (s *Store) refresh(c *conn) error {
+	version, err := c.pragma("data_version")
+	if err != nil || version == s.cache.version {
+		return err
+	}
+	if err := s.readLastSeq(c); err != nil {
+		return err
+	}
+	s.cache.clear()
+	s.cache.version = version
+	return nil
+}
+
+// lastSeqQuery reads the highest Seq that was ever given.
+const lastSeqQuery = "SELECT max((SELECT coalesce(max(seq), 0) FROM events), coalesce((SELECT value FROM meta WHERE key = 'last_seq'), 0))"
+
+func (s *Store) readLastSeq(c *conn) error {
+	q := c.query(lastSeqQuery)
+	if q.next() {
+		s.lastSeq = q.getInteger(0)
+	}
+	return q.done()
+}
+
+// wake tells the lanes what became due.
+func (s *Store) wake(earliest *[len(lanes)]time.Time) {
+	for i, due := range earliest {
+		if !due.IsZero() {
+			s.signals[i].Due(due)
 		}
 	}
-	return nil
 }
 
 // View runs fn on one consistent state. See [fluxly.Store].
@@ -290,13 +323,23 @@ func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
+	s.uncommitted.close()
+	c := <-s.writer
 	var errs []error
+	if s.joined.Load() {
+		// A caller may still be in a transaction. If its driver takes locks
+		// that the system drops when this process closes the file, the writer
+		// would believe that it is the last connection, and remove the WAL
+		// with the caller's writes.
+		s.wipeWAL(c, wipePatience)
+		_, err := c.db.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true)
+		errs = append(errs, err)
+	}
 	for range s.cfg.Readers {
-		if c := <-s.readers; c != nil {
-			errs = append(errs, c.close())
+		if r := <-s.readers; r != nil {
+			errs = append(errs, r.close())
 		}
 	}
-	c := <-s.writer
 	// The last connection that closes writes the WAL back and removes it.
 	errs = append(errs, c.close(), s.unlock())
 	// Whoever waits for a connection finds the store closed.

@@ -1,6 +1,7 @@
-// Command fluxly checks the DNS of a sending domain.
+// Command fluxly checks the DNS of a sending domain, and migrates stores.
 //
 //	fluxly dnscheck acme.test -selector 20231123163444pm
+//	fluxly migrate -database postgres://app@db.acme.test/app
 package main
 
 import (
@@ -30,6 +31,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"dnscheck", "check what a domain publishes for mail, and say what to change", dnscheck},
+		{"migrate", "bring the tables of a store up to this version", migrate},
 		{"version", "print the version", version},
 	}
 }
