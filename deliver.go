@@ -62,7 +62,7 @@ func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 		// must be: counted when the transaction begins, because slots get free
 		// while it waits for its turn.
 		n := 1
-		claimed, lost, err := w.claimEach(ctx, func() []Work {
+		claimed, lost, err := w.claimEach(ctx, batch[:min(len(batch), cap(w.slots))], func() []Work {
 			for n < len(batch) {
 				select {
 				case w.slots <- struct{}{}:
@@ -105,9 +105,9 @@ func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 
 // claimEach is claimMails, but a mail that fails by itself (by a condition
 // behind it, say) does not keep the others.
-func (w *worker) claimEach(ctx context.Context, pick func() []Work) (claimed, lost []*flight, err error) {
+func (w *worker) claimEach(ctx context.Context, most []Work, pick func() []Work) (claimed, lost []*flight, err error) {
 	var batch []Work
-	claimed, lost, err = w.e.claimMails(ctx, func() []Work {
+	claimed, lost, err = w.e.claimMails(ctx, most, func() []Work {
 		batch = pick()
 		return batch
 	})
@@ -121,7 +121,7 @@ func (w *worker) claimEach(ctx context.Context, pick func() []Work) (claimed, lo
 	errs := make([]error, len(batch))
 	for i := range batch {
 		var c, l []*flight
-		c, l, errs[i] = w.e.claimMails(ctx, func() []Work { return batch[i : i+1] })
+		c, l, errs[i] = w.e.claimMails(ctx, batch[i:i+1], func() []Work { return batch[i : i+1] })
 		claimed, lost = append(claimed, c...), append(lost, l...)
 	}
 	return claimed, lost, w.putOffFailed(ctx, WorkSend, batch, errs)
@@ -130,8 +130,12 @@ func (w *worker) claimEach(ctx context.Context, pick func() []Work) (claimed, lo
 // claimMails decides about due mails in one transaction: each is skipped with
 // its reason, put off, or claimed. lost are claims of a process that died: they
 // are left alone for as long as it takes to ask the provider. The mails are
-// those that take returns inside the transaction.
-func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, lost []*flight, err error) {
+// those that take returns inside the transaction, out of most.
+func (e *Engine) claimMails(ctx context.Context, most []Work, take func() []Work) (claimed, lost []*flight, err error) {
+	hints := make([]Preload, len(most))
+	for i, x := range most {
+		hints[i].SendKey = x.ID
+	}
 	forget := func() {
 		e.flights.end(claimed...)
 		e.flights.end(lost...)
@@ -142,13 +146,6 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 		at := e.cfg.Now()
 		now := e.now()
 		batch := take()
-		hints := make([]Preload, len(batch))
-		for i, x := range batch {
-			hints[i].SendKey = x.ID
-		}
-		if err := preload(ctx, tx, hints); err != nil {
-			return err
-		}
 		// Only now: the slots that take found may be free because of a failure
 		// that holds the sender.
 		e.mu.Lock()
@@ -231,7 +228,7 @@ func (e *Engine) claimMails(ctx context.Context, take func() []Work) (claimed, l
 			claimed = append(claimed, e.flights.begin(m, at))
 		}
 		return turns.done(ctx, tx)
-	})
+	}, hints...)
 	if err != nil {
 		forget()
 	}

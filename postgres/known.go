@@ -1,5 +1,7 @@
 package postgres
 
+import "github.com/getfluxly/fluxly"
+
 // known is what a transaction has seen or written. Everything in it is locked
 // or was made by the transaction, but for what is known not to be there: that
 // is noticed at the INSERT.
@@ -16,6 +18,9 @@ type known struct {
 	// messages are the digests of events by message id; nil for none.
 	messages map[string]*[32]byte
 	nids     map[string]int32
+	// suppressions are those of an address, on any stream; an empty list is
+	// known to be all.
+	suppressions map[string][]*fluxly.Suppression
 }
 
 // person is what is known of one person.
@@ -46,7 +51,7 @@ func newKnown() known {
 	return known{
 		pids: map[string]int64{}, ids: map[string]int64{}, people: map[int64]*person{},
 		runs: map[string]*runState{}, sends: map[string]*sendState{}, last: map[lastKey]*runState{},
-		messages: map[string]*[32]byte{}, nids: map[string]int32{},
+		messages: map[string]*[32]byte{}, nids: map[string]int32{}, suppressions: map[string][]*fluxly.Suppression{},
 	}
 }
 

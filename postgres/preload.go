@@ -222,6 +222,10 @@ func (p *preload) statements(t *tx) []statement {
 				p.foundMail = append(p.foundMail, row)
 				return err
 			}})
+		if p.sends != nil {
+			clear(t.known.suppressions)
+			list = append(list, t.knowSuppressions(which, args))
+		}
 		if p.keys != nil {
 			list = append(list, statement{sql: readByIDs, args: []any{p.keys}, row: person})
 		}

@@ -511,6 +511,7 @@ func (t *tx) EraseProfile(ctx context.Context, id string, addresses []string) (i
 		for i, a := range addresses {
 			lower[i] = strings.ToLower(a)
 		}
+		clear(t.known.suppressions)
 		t.later("DELETE FROM fluxly.suppressions WHERE address = ANY($1::text[])", lower)
 	}
 	pid, err := t.personNumber(ctx, id)

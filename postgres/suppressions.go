@@ -30,6 +30,19 @@ func (t *tx) Suppression(ctx context.Context, address, stream string) (*fluxly.S
 	if err := t.check(ctx, false); err != nil {
 		return nil, err
 	}
+	if list, ok := t.known.suppressions[strings.ToLower(address)]; ok && t.cached {
+		var all *fluxly.Suppression
+		for _, s := range list {
+			one := *s
+			if s.Stream == stream {
+				return &one, nil
+			}
+			if s.Stream == "" {
+				all = &one
+			}
+		}
+		return all, nil
+	}
 	list, err := t.suppressionList(ctx, "SELECT "+suppressionColumns+` FROM fluxly.suppressions
 		WHERE address = $1::text AND stream IN ($2::text, '') ORDER BY stream DESC LIMIT 1`, strings.ToLower(address), stream)
 	if err != nil || len(list) == 0 {
@@ -45,6 +58,7 @@ func (t *tx) PutSuppression(ctx context.Context, p *fluxly.Suppression) error {
 	if err := checkTime("at", p.At); err != nil {
 		return err
 	}
+	delete(t.known.suppressions, strings.ToLower(p.Address))
 	t.later(`INSERT INTO fluxly.suppressions (address, stream, shown, reason, origin, at)
 		VALUES ($1::text, $2::text, $3::text, $4::text, $5::text, $6::timestamptz)
 		ON CONFLICT (address, stream) DO UPDATE SET shown = excluded.shown, reason = excluded.reason, origin = excluded.origin, at = excluded.at`,
@@ -56,6 +70,7 @@ func (t *tx) DeleteSuppression(ctx context.Context, address, stream string) erro
 	if err := t.check(ctx, true); err != nil {
 		return err
 	}
+	delete(t.known.suppressions, strings.ToLower(address))
 	t.later("DELETE FROM fluxly.suppressions WHERE address = $1::text AND stream = $2::text", strings.ToLower(address), stream)
 	return t.wrote(ctx)
 }
@@ -114,4 +129,31 @@ func (t *tx) PutMeter(ctx context.Context, m *fluxly.Meter) error {
 	t.later("INSERT INTO fluxly.meters (name, body) VALUES ($1::text, $2::json) ON CONFLICT (name) DO UPDATE SET body = excluded.body",
 		m.Name, string(body))
 	return t.wrote(ctx)
+}
+
+// readSuppressions are the suppressions of the addresses of people, in any case
+// of letters that the database knows; an address in another form is looked up
+// by itself. A trait with a NUL in it is no address, and no text to Postgres.
+const readSuppressions = `SELECT lower(p.address), s.address IS NOT NULL, coalesce(s.shown, ''), coalesce(s.stream, ''), coalesce(s.reason, ''), coalesce(s.origin, ''), s.at
+	FROM (SELECT DISTINCT CASE WHEN position('\u0000' in traits::text) = 0 THEN traits->>'email' END AS address FROM fluxly.profiles WHERE pid IN (%)) p
+	LEFT JOIN fluxly.suppressions s ON s.address = lower(p.address) WHERE p.address IS NOT NULL`
+
+// knowSuppressions is the question that reads them ahead.
+func (t *tx) knowSuppressions(which string, args []any) statement {
+	return statement{sql: strings.Replace(readSuppressions, "%", which, 1), args: args, row: func(scan scanFunc) error {
+		s := &fluxly.Suppression{}
+		var address string
+		var there bool
+		var at timeColumn
+		if err := scan(&address, &there, &s.Address, &s.Stream, &s.Reason, &s.Origin, &at); err != nil {
+			return err
+		}
+		s.At = at.Time
+		if list := t.known.suppressions[address]; there {
+			t.known.suppressions[address] = append(list, s)
+		} else if list == nil {
+			t.known.suppressions[address] = []*fluxly.Suppression{}
+		}
+		return nil
+	}}
 }
