@@ -18,6 +18,10 @@ type write struct {
 // little and make the first of them wait.
 const batchLimit = 256
 
+// sharedLeaders is how many commits go on side by side where the store lets
+// several processes work on it: while one waits for the disk, another asks.
+const sharedLeaders = 2
+
 // commit runs the writes of many callers in one transaction. A write that
 // refuses its input has written nothing, so the others go on; any other
 // failure breaks the transaction, and then each is tried alone, so that one
@@ -70,6 +74,9 @@ func (e *Engine) commitAs(ctx context.Context, batch []write, errs []error, catc
 	})
 	if err == nil && shared != nil {
 		e.counters.add(shared.counts)
+		if shared.doubt {
+			e.flights.doubt()
+		}
 	}
 	return late, err
 }

@@ -252,7 +252,11 @@ func New(cfg Config) (*Engine, error) {
 	e.owner = idEncoding.EncodeToString(id[:])
 	x, exclusive := cfg.Store.(ExclusiveStore)
 	e.shared = !exclusive || !x.Exclusive()
-	e.writes = gather.New(batchLimit, e.commit)
+	leaders := 1
+	if e.shared {
+		leaders = sharedLeaders
+	}
+	e.writes = gather.New(batchLimit, leaders, e.commit)
 	if err := e.adopt(c); err != nil {
 		return nil, err
 	}

@@ -79,6 +79,17 @@ func (s *flights) doubt(keys ...string) {
 	}
 }
 
+// doubt makes mails under way be looked at again: those named, or all. It is
+// called inside the transaction that stops them, and all are in doubt once more
+// when that is committed: where commits go on side by side, one that was claimed
+// in between may have been looked at before.
+func (e *Engine) doubt(tx Tx, keys ...string) {
+	e.flights.doubt(keys...)
+	if s, ok := tx.(*sharedTx); ok {
+		s.doubt = true
+	}
+}
+
 // look is called before each look; it reports whether the mail was in doubt.
 // Such a look must wait for the transaction that raised the doubt: it is made
 // in one of its own that may write.

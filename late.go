@@ -19,6 +19,8 @@ type sharedTx struct {
 	// counts is what this attempt of the transaction did; it is added to the
 	// engine's counters after the commit.
 	counts Counters
+	// doubt: mails under way must be looked at again once it is committed.
+	doubt bool
 }
 
 // Stores keep whole microseconds. What is due is rounded up to one, so that

@@ -22,7 +22,7 @@ func (e *Engine) Notice(ctx context.Context, n PostmarkNotice) error {
 				s.At = e.now()
 			}
 			s.At = stored(s.At)
-			e.flights.doubt()
+			e.doubt(tx)
 			if err := tx.PutSuppression(ctx, &s); err != nil {
 				return err
 			}

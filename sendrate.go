@@ -25,6 +25,9 @@ type turns struct {
 	dirty bool
 }
 
+// longestTurn bounds how far ahead turns are given out.
+const longestTurn = 15 * time.Minute
+
 // turnWindow is how long a turn counts.
 const turnWindow = time.Second + turnSlack
 
@@ -44,6 +47,12 @@ func (t *turns) take(ctx context.Context, tx Tx, m *SendRecord) (ok bool, err er
 	}
 	t.dirty = true
 	used := t.meter.Used
+	// What a clock far ahead of this one has written counts as of now.
+	for i := range used {
+		if used[i].After(t.now.Add(turnWindow)) {
+			used[i] = t.now
+		}
+	}
 	for len(used) > 0 && !used[0].Add(turnWindow).After(t.now) {
 		used = used[1:]
 	}
@@ -58,9 +67,12 @@ func (t *turns) take(ctx context.Context, tx Tx, m *SendRecord) (ok bool, err er
 	}
 	free := used[len(used)-t.rate].Add(turnWindow)
 	if m.Detail != waitsForTurn {
-		// Behind those who wait already.
-		if t.meter.Queue.After(free) {
+		// Behind those who wait already. They may have been taken back meanwhile,
+		// so nobody is sent further behind than this, and asks again then.
+		if t.meter.Queue.After(free) && t.meter.Queue.Before(free.Add(longestTurn)) {
 			free = t.meter.Queue
+		} else if t.meter.Queue.After(free) {
+			t.meter.Queue = free
 		}
 		t.meter.Queue = free.Add(turnWindow / time.Duration(t.rate))
 	}

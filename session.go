@@ -134,7 +134,7 @@ func (s *session) merge(found []*Profile) error {
 		}
 		s.profile.absorb(other)
 		if len(other.Unsubscribed) > 0 || len(s.profile.Unsubscribed) > 0 {
-			s.e.flights.doubt() // what stops the mail of one of them stops that of both
+			s.e.doubt(s.tx) // what stops the mail of one of them stops that of both
 		}
 		s.dirty = true
 		s.count.Merges++
@@ -432,7 +432,7 @@ func (s *session) apply(r *Run, fx effects) error {
 func (s *session) cancelMail(key, reason string) error {
 	m, err := s.tx.Send(s.ctx, key)
 	if m != nil && m.Status == SendSending {
-		s.e.flights.doubt(key) // claimed, but perhaps not given to the sender yet
+		s.e.doubt(s.tx, key) // claimed, but perhaps not given to the sender yet
 	}
 	if err != nil || m == nil || m.Status != SendQueued {
 		return err

@@ -268,7 +268,7 @@ func (e *Engine) erase(ctx context.Context, update updateFunc, er Erasure) error
 			}
 			rec.Events += n
 		}
-		e.flights.doubt()
+		e.doubt(tx)
 		return tx.PutErasure(ctx, rec)
 	})
 }
@@ -422,7 +422,6 @@ func (e *Engine) Unsubscribe(ctx context.Context, id string, u Unsubscription) e
 			u.At = now
 		}
 		u.At = stored(u.At)
-		e.flights.doubt()
 		return p.unsubscribe(u)
 	})
 }
@@ -446,6 +445,7 @@ func (e *Engine) changeProfile(ctx context.Context, id string, change func(*Prof
 			return refuse(fmt.Errorf("nobody has the id %q: %w", clip(id, 64), ErrNotFound))
 		}
 		now := e.clockOf(tx)
+		e.doubt(tx)
 		for _, p := range found {
 			if change(p, now) {
 				p.UpdatedAt = now
@@ -495,7 +495,7 @@ func (e *Engine) Suppress(ctx context.Context, s Suppression) error {
 			s.At = e.now()
 		}
 		s.At = stored(s.At)
-		e.flights.doubt()
+		e.doubt(tx)
 		return tx.PutSuppression(ctx, &s)
 	})
 }

@@ -146,6 +146,9 @@ func (w *Within) try(ctx context.Context, hint Preload, fn func(ctx context.Cont
 	})
 	if err == nil {
 		w.e.counters.add(shared.counts)
+		if shared.doubt {
+			w.e.flights.doubt()
+		}
 	}
 	return late, err
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"hash/crc32"
+	"strconv"
 	"strings"
 	"time"
 
@@ -108,8 +110,11 @@ type queueNames struct{ send, call, tick string }
 func newQueueNames(schema string, shared bool) queueNames {
 	prefix := "fluxly"
 	if shared && schema != prefix {
-		words := strings.FieldsFunc(schema, func(r rune) bool { return r == '_' })
-		prefix += "_" + strings.Join(words, "_")
+		words := strings.Join(strings.FieldsFunc(schema, func(r rune) bool { return r == '_' }), "_")
+		prefix += "_" + words
+		if words != schema { // another schema may be left with the same words
+			prefix += "_" + strconv.FormatUint(uint64(crc32.ChecksumIEEE([]byte(schema))), 36)
+		}
 	}
 	return queueNames{send: prefix + "_send", call: prefix + "_call", tick: prefix + "_tick"}
 }

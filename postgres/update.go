@@ -17,6 +17,8 @@ const (
 	// attempts is how often a transaction is run that others stand in the way
 	// of.
 	attempts = 50
+	// lockAttempts is the same for a lock that was waited for in vain.
+	lockAttempts = 3
 	// commitTimeout bounds the wait for the answer to COMMIT, outcomeTimeout
 	// that for the outcome when there was none.
 	commitTimeout  = 30 * time.Second
@@ -40,7 +42,7 @@ func (s *Store) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 	m := s.mode
 	for n := 1; ; n++ {
 		again, err := s.attempt(ctx, m, fn)
-		if !again || n >= attempts {
+		if !again || n >= attempts || code(err) == codeLockTimeout && n >= lockAttempts {
 			return err
 		}
 		s.retries.Add(1)

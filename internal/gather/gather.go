@@ -25,10 +25,11 @@ type Commit[T any] func(ctx context.Context, batch []T) []error
 type Gatherer[T any] struct {
 	commit Commit[T]
 	max    int
+	most   int // leaders
 
-	mu      sync.Mutex
-	leading bool
-	// committing are the ops of the commit at work.
+	mu sync.Mutex
+	// leaders are at work, with so many ops in their commits.
+	leaders    int
 	committing int
 	waiting    []*op[T]
 	spare      []*op[T]
@@ -45,9 +46,11 @@ type op[T any] struct {
 	taken bool
 }
 
-// New makes a Gatherer with batches of at most limit ops.
-func New[T any](limit int, commit Commit[T]) *Gatherer[T] {
-	return &Gatherer[T]{commit: commit, max: limit}
+// New makes a Gatherer with batches of at most limit ops, and as many commits at
+// a time as there are leaders: one, unless commits of different ops can go on
+// side by side.
+func New[T any](limit, leaders int, commit Commit[T]) *Gatherer[T] {
+	return &Gatherer[T]{commit: commit, max: limit, most: leaders}
 }
 
 // Do commits value together with those of other callers and returns its
@@ -60,26 +63,28 @@ func (g *Gatherer[T]) Do(ctx context.Context, value T) error {
 	}
 	o := &op[T]{value: value, ctx: ctx, turn: make(chan bool, 1)}
 	g.mu.Lock()
-	g.waiting = append(g.waiting, o)
-	if g.leading {
-		g.mu.Unlock()
-		select {
-		case lead := <-o.turn:
-			if !lead {
-				return o.err
-			}
-		case <-ctx.Done():
-			if g.leave(o) {
-				return ctx.Err()
-			}
-			if lead := <-o.turn; !lead {
-				return o.err
-			}
-		}
-		g.mu.Lock()
+	if g.leaders < g.most {
+		g.leaders++
+		g.lead(o)
+		return o.err
 	}
-	g.leading = true
-	g.lead()
+	g.waiting = append(g.waiting, o)
+	g.mu.Unlock()
+	select {
+	case lead := <-o.turn:
+		if !lead {
+			return o.err
+		}
+	case <-ctx.Done():
+		if g.leave(o) {
+			return ctx.Err()
+		}
+		if lead := <-o.turn; !lead {
+			return o.err
+		}
+	}
+	g.mu.Lock()
+	g.lead(o)
 	return o.err
 }
 
@@ -108,21 +113,22 @@ func (g *Gatherer[T]) leave(o *op[T]) bool {
 	return false
 }
 
-// lead commits one batch, which holds the leader's own op because the queue
-// is in order, and passes the lead on. It is called with the lock held and
-// returns without it.
-func (g *Gatherer[T]) lead() {
-	n := min(len(g.waiting), g.max)
-	batch := append(g.spare[:0], g.waiting[:n]...)
+// lead commits one batch: the leader's own op, and those that wait. It is called
+// with the lock held and returns without it.
+func (g *Gatherer[T]) lead(own *op[T]) {
+	n := min(len(g.waiting), g.max-1)
+	batch := append(append(g.spare[:0], own), g.waiting[:n]...)
 	rest := copy(g.waiting, g.waiting[n:])
 	clear(g.waiting[rest:])
 	g.waiting = g.waiting[:rest]
+	n = len(batch)
 	values := make([]T, n)
 	for i, o := range batch {
 		o.taken = true
 		values[i] = o.value
 	}
-	g.spare, g.committing = nil, n
+	g.spare = nil
+	g.committing += n
 	g.mu.Unlock()
 
 	// A commit that panics (or ends its goroutine) does so in the leader
@@ -156,15 +162,19 @@ func (g *Gatherer[T]) lead() {
 // pass hands the lead to the one who has waited longest, if anybody has.
 func (g *Gatherer[T]) pass(batch []*op[T]) {
 	g.mu.Lock()
+	g.committing -= len(batch)
 	clear(batch)
-	g.spare, g.committing = batch, 0
-	if len(g.waiting) > 0 {
-		next := g.waiting[0]
-		next.taken = true
+	g.spare = batch
+	if len(g.waiting) == 0 {
+		g.leaders--
 		g.mu.Unlock()
-		next.turn <- true
 		return
 	}
-	g.leading = false
+	next := g.waiting[0]
+	rest := copy(g.waiting, g.waiting[1:])
+	g.waiting[rest] = nil
+	g.waiting = g.waiting[:rest]
+	next.taken = true
 	g.mu.Unlock()
+	next.turn <- true
 }

@@ -50,7 +50,7 @@ func held() *recorder {
 func TestLoneCaller(t *testing.T) {
 	t.Parallel()
 	r := &recorder{}
-	g := New(8, r.commit)
+	g := New(8, 1, r.commit)
 	for v := range 3 {
 		if err := g.Do(t.Context(), v); err != nil {
 			t.Fatal(err)
@@ -80,7 +80,7 @@ func TestBatches(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				r := held()
-				g := New(c.limit, r.commit)
+				g := New(c.limit, 1, r.commit)
 				var wg sync.WaitGroup
 				for v := range c.callers {
 					wg.Go(func() {
@@ -117,7 +117,7 @@ func TestErrorsGoToTheirCallers(t *testing.T) {
 			}
 			return nil
 		}
-		g := New(16, r.commit)
+		g := New(16, 1, r.commit)
 		var wg sync.WaitGroup
 		for v := range 10 {
 			wg.Go(func() {
@@ -150,7 +150,7 @@ func TestContextOver(t *testing.T) {
 		r := &recorder{}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := New(8, r.commit).Do(ctx, 1); !errors.Is(err, context.Canceled) || len(r.batches) != 0 {
+		if err := New(8, 1, r.commit).Do(ctx, 1); !errors.Is(err, context.Canceled) || len(r.batches) != 0 {
 			t.Errorf("error %v, batches %v; want canceled and none", err, r.batches)
 		}
 	})
@@ -159,7 +159,7 @@ func TestContextOver(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			r := held()
-			g := New(8, r.commit)
+			g := New(8, 1, r.commit)
 			var wg sync.WaitGroup
 			do := func(ctx context.Context, v int, want error) {
 				wg.Go(func() {
@@ -195,7 +195,7 @@ func TestContextOver(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			begun, hold := make(chan struct{}), make(chan struct{})
-			g := New(8, func(ctx context.Context, batch []int) []error {
+			g := New(8, 1, func(ctx context.Context, batch []int) []error {
 				begun <- struct{}{}
 				<-hold
 				errs := make([]error, len(batch))
@@ -231,7 +231,7 @@ func TestContextOver(t *testing.T) {
 	t.Run("values", func(t *testing.T) {
 		t.Parallel()
 		type key struct{}
-		g := New(8, func(ctx context.Context, _ []int) []error {
+		g := New(8, 1, func(ctx context.Context, _ []int) []error {
 			if ctx.Value(key{}) != "mine" {
 				t.Error("the leader's values are gone")
 			}
@@ -256,7 +256,7 @@ func TestPanic(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				r := held()
-				g := New(2, func(ctx context.Context, batch []int) []error {
+				g := New(2, 1, func(ctx context.Context, batch []int) []error {
 					r.commit(ctx, batch)
 					if batch[0] == 1 {
 						if name == "the goroutine ends" {
@@ -301,8 +301,8 @@ func TestPanic(t *testing.T) {
 				if panics.Load() != 1 || told.Load() != 1 || served.Load() != 4 {
 					t.Errorf("%d panicked, %d told, %d served; want 1, 1, 4", panics.Load(), told.Load(), served.Load())
 				}
-				if g.leading || len(g.waiting) != 0 {
-					t.Errorf("leading %v, %d waiting; want nobody", g.leading, len(g.waiting))
+				if g.leaders != 0 || len(g.waiting) != 0 {
+					t.Errorf("%d leaders, %d waiting; want nobody", g.leaders, len(g.waiting))
 				}
 			})
 		})
@@ -317,7 +317,7 @@ func TestStress(t *testing.T) {
 	const callers, each, limit = 32, 200, 7
 	var running atomic.Int32
 	var committed []int
-	g := New(limit, func(_ context.Context, batch []int) []error {
+	g := New(limit, 1, func(_ context.Context, batch []int) []error {
 		if running.Add(1) != 1 {
 			t.Error("two commits at once")
 		}
@@ -360,14 +360,14 @@ func TestStress(t *testing.T) {
 	if diff := cmp.Diff(done, got); diff != "" {
 		t.Errorf("what was committed is not what was reported (-reported +committed):\n%s", diff)
 	}
-	if g.leading || len(g.waiting) != 0 {
-		t.Errorf("leading %v, %d waiting at the end", g.leading, len(g.waiting))
+	if g.leaders != 0 || len(g.waiting) != 0 {
+		t.Errorf("%d leaders, %d waiting at the end", g.leaders, len(g.waiting))
 	}
 	t.Logf("%d committed, %d gave up", len(committed), gaveUp.Load())
 }
 
 func BenchmarkDo(b *testing.B) {
-	g := New(256, func(context.Context, []int) []error { return nil })
+	g := New(256, 1, func(context.Context, []int) []error { return nil })
 	b.Run("alone", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
@@ -383,4 +383,45 @@ func BenchmarkDo(b *testing.B) {
 			}
 		})
 	})
+}
+
+// With two leaders two commits go on side by side, each op in one of them, and
+// never three.
+func TestLeadersSideBySide(t *testing.T) {
+	t.Parallel()
+	const callers, each = 16, 200
+	var at, most, done atomic.Int32
+	var seen sync.Map
+	g := New(8, 2, func(_ context.Context, batch []int) []error {
+		n := at.Add(1)
+		defer at.Add(-1)
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+		runtime.Gosched()
+		for _, v := range batch {
+			if _, again := seen.LoadOrStore(v, true); again {
+				t.Errorf("%d was committed twice", v)
+			}
+		}
+		return nil
+	})
+	var wg sync.WaitGroup
+	for c := range callers {
+		wg.Go(func() {
+			for i := range each {
+				v := c*each + i
+				if err := g.Do(t.Context(), v); err != nil {
+					t.Error(err)
+				}
+				if _, ok := seen.Load(v); !ok {
+					t.Errorf("%d was answered before it was committed", v)
+				}
+				done.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if most.Load() > 2 || done.Load() != callers*each || g.Waiting() != 0 || g.leaders != 0 {
+		t.Errorf("%d commits at a time, %d answered, %d wait, %d leaders", most.Load(), done.Load(), g.Waiting(), g.leaders)
+	}
 }
