@@ -144,6 +144,9 @@ func size(bytes float64) string {
 	if bytes >= 1024*gib {
 		return fmt.Sprintf("%.1f TiB", bytes/gib/1024)
 	}
+	if bytes < gib {
+		return fmt.Sprintf("%.0f MiB", bytes/gib*1024)
+	}
 	if bytes >= 10*gib {
 		return fmt.Sprintf("%.0f GiB", bytes/gib)
 	}
