@@ -334,3 +334,50 @@ func riverOf(t *testing.T, pool *pgxpool.Pool, schema string) (*river.Client[pgx
 	}
 	return client, workers
 }
+
+// Where another client of the program's River leads, which knows nothing of the
+// store, what was left behind is found all the same.
+func TestLeaderWithoutSweeps(t *testing.T) {
+	t.Parallel()
+	schema, jobs := pgtest.Schema(t), pgtest.Schema(t)
+	pool := pgtest.Pool(t)
+	if _, err := pool.Exec(t.Context(), "CREATE SCHEMA "+jobs); err != nil {
+		t.Fatal(err)
+	}
+	if err := migrateRiver(t.Context(), pool, Config{Schema: jobs}.withDefaults()); err != nil {
+		t.Fatal(err)
+	}
+	leads := func() (id string) {
+		err := pool.QueryRow(t.Context(), "SELECT coalesce((SELECT leader_id FROM "+jobs+".river_leader), '')").Scan(&id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	begin := func(c *river.Client[pgx.Tx]) {
+		if err := c.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Stop(context.Background()) })
+	}
+	stranger, _ := riverOf(t, pool, jobs)
+	begin(stranger)
+	eventually(t, "a leader there", func() bool { return leads() != "" })
+	client, workers := riverOf(t, pool, jobs)
+	s := openIn(t, schema, func(c *Config) {
+		c.River, c.Workers = client, workers
+		c.timing.every, c.timing.overdue = time.Second, time.Second
+	})
+	begin(client)
+	sender := &fluxlytest.FakeSender{}
+	e := newEngine(t, s, sender, time.Second)
+	signUp(t, e, 0, 2)
+	if _, err := pool.Exec(t.Context(), "DELETE FROM "+jobs+".river_job"); err != nil {
+		t.Fatal(err)
+	}
+	start(t, e.Run)
+	awaitMails(t, 2, sender)
+	if leads() == client.ID() {
+		t.Error("the client of the store leads; want the stranger")
+	}
+}

@@ -178,12 +178,15 @@ func (j *jobs) register(workers *river.Workers) error {
 
 // sweeps is the periodic job.
 func (j *jobs) sweeps() *river.PeriodicJob {
-	return river.NewPeriodicJob(river.PeriodicInterval(j.s.cfg.timing.every), func() (river.JobArgs, *river.InsertOpts) {
-		return sweepArgs{}, &river.InsertOpts{
-			Queue:      j.names.tick,
-			UniqueOpts: river.UniqueOpts{ByPeriod: j.s.cfg.timing.every, ByQueue: true},
-		}
-	}, &river.PeriodicJobOpts{RunOnStart: true})
+	return river.NewPeriodicJob(river.PeriodicInterval(j.s.cfg.timing.every), j.sweep, &river.PeriodicJobOpts{RunOnStart: true})
+}
+
+// sweep is one sweep; there is one in each stretch of time.
+func (j *jobs) sweep() (river.JobArgs, *river.InsertOpts) {
+	return sweepArgs{}, &river.InsertOpts{
+		Queue:      j.names.tick,
+		UniqueOpts: river.UniqueOpts{ByPeriod: j.s.cfg.timing.every, ByQueue: true},
+	}
 }
 
 // join adds the workers and queues to the client of a program.

@@ -82,11 +82,33 @@ func (j *jobs) run(ctx context.Context, w fluxly.Worker) error {
 			}
 		}()
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-j.closed:
-		return fmt.Errorf("postgres store: %w", fluxly.ErrClosed)
+	var beat <-chan time.Time
+	if j.s.cfg.River != nil {
+		// The leader of a River that others use too may be a client that knows
+		// nothing of the sweeps, and a leader inserts none but its own jobs.
+		ticker := time.NewTicker(j.s.cfg.timing.every)
+		defer ticker.Stop()
+		beat = ticker.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-j.closed:
+			return fmt.Errorf("postgres store: %w", fluxly.ErrClosed)
+		case <-beat:
+			j.insertSweep(ctx)
+		}
+	}
+}
+
+// insertSweep inserts the sweep of this stretch of time, where nobody has yet.
+func (j *jobs) insertSweep(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
+	defer cancel()
+	args, opts := j.sweep()
+	if _, err := j.own.Insert(ctx, args, opts); err != nil && ctx.Err() == nil {
+		j.s.cfg.Logger.Warn("postgres store: a sweep could not be inserted", "error", err)
 	}
 }
 
