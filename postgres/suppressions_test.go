@@ -29,8 +29,12 @@ func TestSuppressionsAhead(t *testing.T) {
 			}
 		}
 		for _, s := range []fluxly.Suppression{
-			{Address: "all@acme.test"}, {Address: "one@acme.test", Stream: "s1"}, {Address: "both@acme.test"},
-			{Address: "both@acme.test", Stream: "s1", Reason: "mine"}, {Address: "named@acme.test"}, {Address: "änne@acme.test"},
+			{Address: "all@acme.test"},
+			{Address: "one@acme.test", Stream: "s1"},
+			{Address: "both@acme.test"},
+			{Address: "both@acme.test", Stream: "s1", Reason: "mine"},
+			{Address: "named@acme.test"},
+			{Address: "änne@acme.test"},
 		} {
 			s.At = at
 			if err := tx.PutSuppression(ctx, &s); err != nil {
