@@ -120,7 +120,8 @@ func TestQueueNames(t *testing.T) {
 		{"fluxly", true, "fluxly_send"},
 		{"staging", false, "fluxly_send"},
 		{"staging", true, "fluxly_staging_send"},
-		{"_a__b_", true, "fluxly_a_b_send"},
+		{"_a__b_", true, "fluxly_a_b_1d2hzyd_send"}, // and not as that of a_b
+		{"a_b", true, "fluxly_a_b_send"},
 	} {
 		if got := newQueueNames(c.schema, c.shared).send; got != c.want {
 			t.Errorf("%q, shared %v: %q, want %q", c.schema, c.shared, got, c.want)
