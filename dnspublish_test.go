@@ -154,7 +154,7 @@ var mendedSPF = [][2]string{
 	{"v=spf1 ip4:192.0.2.1", "v=spf1 ip4:192.0.2.1 ~all"},
 	{"v=spf1 ip4:192.0.2.1 -all ip4:192.0.2.2 ~all", "v=spf1 ip4:192.0.2.1 ip4:192.0.2.2 -all"},
 	{"v=spf1 ip4:192.0.2.1 redirect=_spf.office.test -all", "v=spf1 ip4:192.0.2.1 -all"},
-	{"v=spf1 ptr ip4:192.0.2.1 -all", "v=spf1 ip4:192.0.2.1 -all"},
+	{"v=spf1 ptr ip4:192.0.2.1 -all", ""},
 	{"v=spf1 ip4:192.0.2.1 v=spf1 ip4:192.0.2.2 -all", "v=spf1 ip4:192.0.2.1 ip4:192.0.2.2 -all"},
 	{"v=spf1 include:_spf.office.test include:_SPF.office.test. -all", "v=spf1 include:_spf.office.test -all"},
 	{"v=spf1 include:gone.test ip4:192.0.2.1 -all", "v=spf1 ip4:192.0.2.1 -all"},

@@ -2,6 +2,7 @@ package fluxly
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/getfluxly/fluxly/internal/spf"
@@ -29,7 +30,7 @@ func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node) 
 var mendable = map[string]bool{
 	"syntax": true, "loop": true, "target_missing": true, "too_many_voids": true, "many_voids": true, "void_term": true,
 	"pass_all": true, "repeated_version": true, "neutral_all": true, "no_all": true, "after_all": true, "dead_redirect": true,
-	"ptr": true, "same_include": true, "ignored_term": true,
+	"same_include": true, "ignored_term": true,
 }
 
 // ownIssue: the fault lies in the domain's own record, or right where it
@@ -99,15 +100,35 @@ func oneBlank(parts []string) string {
 // mendNearSPF writes a text that was meant as SPF as a record, or returns "".
 func mendNearSPF(s string) string {
 	t := strings.Trim(s, " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u00a0\ufeff")
-	_, rest, _ := strings.Cut(t, " ")
-	tree := spf.WalkText("v=spf1 " + rest)
-	if text, ok := spf.Mend(tree); ok {
-		return text
+	const gaps = " \t,;\u00a0\u200b\ufeff"
+	rest, known := "", false
+	for _, version := range []string{"v=spf1", "v= spf1", "v =spf1", "v = spf1", "=spf1", "spf1"} {
+		if len(t) >= len(version) && strings.EqualFold(t[:len(version)], version) {
+			rest, known = t[len(version):], true
+			break
+		}
 	}
-	if len(tree.Record.Faults) > 0 {
+	if !known {
+		if _, rest, known = strings.Cut(t, " "); !known {
+			return ""
+		}
+	}
+	tree := spf.WalkText("v=spf1 " + strings.TrimLeft(rest, gaps))
+	text, ok := spf.Mend(tree)
+	if !ok {
+		text = tree.Record.Text
+	}
+	// A record that names nobody, where somebody was named, would refuse all
+	// of the domain's own mail.
+	named := func(s string) bool {
+		return slices.ContainsFunc(strings.FieldsFunc(s, func(c rune) bool { return strings.ContainsRune(gaps, c) }), func(term string) bool {
+			return !strings.EqualFold(strings.TrimLeft(term, "+-~?"), "all")
+		})
+	}
+	if len(spf.Parse(text).Faults) > 0 || named(rest) && !named(strings.TrimPrefix(text, "v=spf1")) {
 		return ""
 	}
-	return tree.Record.Text
+	return text
 }
 
 // spfPublish is the one SPF record among texts, to be published at name.

@@ -8,8 +8,8 @@ import (
 
 // Mend corrects what can be corrected in the root's own record without knowing
 // who sends: usual slips of the pen, terms that do nothing or lead nowhere, and
-// a missing or too open "all". Networks, includes that answer, and unknown
-// modifiers stay. ok is false when nothing is to be mended or the grammar
+// a missing or too open "all". Networks, includes that answer, ptr (which may be
+// all that some sender passes by) and unknown modifiers stay. ok is false when nothing is to be mended or the grammar
 // cannot be.
 func Mend(root *Node) (text string, ok bool) {
 	if root.Record == nil {
@@ -29,7 +29,7 @@ func Mend(root *Node) (text string, ok bool) {
 	for i := range r.Terms {
 		t := &r.Terms[i]
 		switch {
-		case t.Name == "all" && !t.Modifier, t.Modifier && t.Name == "v", t.Name == "ptr" && !t.Modifier:
+		case t.Name == "all" && !t.Modifier, t.Modifier && t.Name == "v":
 			continue
 		case t.Modifier && t.Name == "redirect":
 			if all == nil && !nowhere(root, steps, i) {
