@@ -11,7 +11,10 @@ import (
 // spfMended is the one record to publish in place of a faulty one, whatever
 // the number of its faults; "" when a person has to write it.
 func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node) string {
-	text := k.spfSplit(apex, tree)
+	text, cut := k.spfSplit(apex, tree)
+	if cut {
+		return "" // who stood in the lost part is not known
+	}
 	if text == "" {
 		var ok bool
 		if text, ok = spf.Mend(tree); !ok {
@@ -50,10 +53,10 @@ func ownIssue(tree *spf.Node, i spf.Issue) bool {
 // spfSplit looks for what panels do to a long record: strings that were meant
 // to be joined by a blank, and a record that ends at the 255 bytes that one
 // string can hold (RFC 1035 section 3.3.14). It returns the record with the
-// blanks put in.
-func (k *checker) spfSplit(apex dnsReply, tree *spf.Node) string {
+// blanks put in, and whether one was cut.
+func (k *checker) spfSplit(apex dnsReply, tree *spf.Node) (text string, cut bool) {
 	if tree.Record == nil {
-		return ""
+		return "", false
 	}
 	for _, rec := range apex.records {
 		text := rec.Text()
@@ -61,6 +64,7 @@ func (k *checker) spfSplit(apex dnsReply, tree *spf.Node) string {
 			continue
 		}
 		if len(rec.Strings) == 1 && len(text) == 255 && tree.Record.All() == nil && tree.Record.Redirect() == nil {
+			cut = true
 			k.add("spf_cut", DomainFinding{
 				Name: k.domain, Type: "TXT", Found: []string{text},
 				Summary: "The SPF record ends after exactly 255 bytes and without \"all\": the DNS panel seems to have cut it.",
@@ -77,11 +81,11 @@ func (k *checker) spfSplit(apex dnsReply, tree *spf.Node) string {
 					Fix:     "Enter the record below in one piece, or put the blank inside the quotes of a part.",
 					Publish: []DomainRecord{txtRecord(k.domain, fixed, text)},
 				})
-				return fixed
+				return fixed, cut
 			}
 		}
 	}
-	return ""
+	return "", cut
 }
 
 // oneBlank joins strings with a blank where none stands, unless that breaks

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -207,13 +208,12 @@ func (f *dnscheckFlags) print(w io.Writer, r *fluxly.DomainReport, many bool) er
 }
 
 func (f *dnscheckFlags) code(r *fluxly.DomainReport) int {
+	warned := slices.ContainsFunc(r.Findings, func(d fluxly.DomainFinding) bool { return d.Level == fluxly.DomainWarn })
 	switch {
-	case r.Level == fluxly.DomainFail:
+	case r.Level == fluxly.DomainFail, f.strict && warned:
 		return exitFail
 	case r.Level == fluxly.DomainUnknown:
 		return exitUnknown
-	case f.strict && r.Level == fluxly.DomainWarn:
-		return exitFail
 	}
 	return exitOK
 }

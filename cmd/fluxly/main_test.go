@@ -67,6 +67,7 @@ func TestRun(t *testing.T) {
 		{name: "warnings", args: dns("weak.test", "-selector", "s1"), out: "warn"},
 		{name: "warnings, strict", args: dns("weak.test", "-selector", "s1", "-strict"), code: exitFail, out: "warn"},
 		{name: "no selector", args: dns("good.test"), code: exitUnknown, out: "no selector was given"},
+		{name: "no selector and a warning, strict", args: dns("weak.test", "-strict"), code: exitFail, out: "no selector was given"},
 		{name: "broken", args: dns("bad.test", "-selector", "s1"), code: exitFail, out: "not ready to send"},
 		{name: "zone", args: dns("bad.test", "-selector", "s1", "-zone"), code: exitFail, out: "_dmarc.bad.test.\t300\tIN\tTXT\t\"v=DMARC1; p=none;"},
 		{name: "page", args: dns("bad.test", "-selector", "s1", "-html"), code: exitFail, out: "<!DOCTYPE html>"},
