@@ -13,6 +13,7 @@ import (
 
 	"github.com/getfluxly/fluxly/internal/gather"
 	"github.com/getfluxly/fluxly/internal/mimemail"
+	"github.com/getfluxly/fluxly/internal/uuid"
 )
 
 // Mode says whether an [Engine] sends. There is no default: New refuses a
@@ -420,15 +421,7 @@ func newMessageID() string {
 	_, _ = rand.Read(b[:])
 	b[6] = b[6]&0x0f | 0x40
 	b[8] = b[8]&0x3f | 0x80
-	const hex = "0123456789abcdef"
-	out := make([]byte, 0, 36)
-	for i, c := range b {
-		if i == 4 || i == 6 || i == 8 || i == 10 {
-			out = append(out, '-')
-		}
-		out = append(out, hex[c>>4], hex[c&15])
-	}
-	return string(out)
+	return uuid.Text(b[:])
 }
 
 // checkAllow reports entries of the allow list that could match nobody.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/getfluxly/fluxly"
+	"github.com/getfluxly/fluxly/internal/uuid"
 	"github.com/getfluxly/fluxly/internal/value"
 )
 
@@ -77,7 +78,7 @@ func decodeStrings(raw []byte) (list []string, err error) {
 // bytes. Any other stands behind a zero byte, or two, so that it never has 16.
 func packID(id string) []byte {
 	var raw [16]byte
-	if packUUID(&raw, id) {
+	if uuid.Pack(&raw, id) {
 		return raw[:]
 	}
 	packed := make([]byte, 1, len(id)+2)
@@ -89,57 +90,9 @@ func packID(id string) []byte {
 
 func unpackID(raw []byte) string {
 	if len(raw) == 16 {
-		return unpackUUID(raw)
+		return uuid.Text(raw)
 	}
 	return string(bytes.TrimLeft(raw, "\x00"))
-}
-
-// packUUID reads lower-case 8-4-4-4-12 hex; another form must not be packed,
-// because it would not come back as it was.
-func packUUID(dst *[16]byte, id string) bool {
-	if len(id) != 36 {
-		return false
-	}
-	n := 0
-	for i := 0; i < 36; {
-		if i == 8 || i == 13 || i == 18 || i == 23 {
-			if id[i] != '-' {
-				return false
-			}
-			i++
-			continue
-		}
-		hi, lo := unhex(id[i]), unhex(id[i+1])
-		if hi > 15 || lo > 15 {
-			return false
-		}
-		dst[n] = hi<<4 | lo
-		n++
-		i += 2
-	}
-	return true
-}
-
-func unhex(c byte) byte {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0'
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10
-	}
-	return 0xFF
-}
-
-func unpackUUID(raw []byte) string {
-	const hex = "0123456789abcdef"
-	out := make([]byte, 0, 36)
-	for i, b := range raw {
-		if i == 4 || i == 6 || i == 8 || i == 10 {
-			out = append(out, '-')
-		}
-		out = append(out, hex[b>>4], hex[b&15])
-	}
-	return string(out)
 }
 
 // firstError returns the first error.

@@ -8,6 +8,7 @@ import (
 	"github.com/ncruces/go-sqlite3"
 
 	"github.com/getfluxly/fluxly"
+	"github.com/getfluxly/fluxly/internal/uuid"
 )
 
 // database runs the statements of a transaction. The queries in this package
@@ -259,7 +260,7 @@ func getTime(s statement, column int) time.Time {
 // Any other id is stored as text.
 func bindID(s statement, id string) statement {
 	var raw [16]byte
-	if !packUUID(&raw, id) {
+	if !uuid.Pack(&raw, id) {
 		return s.text(id)
 	}
 	return s.blob(raw[:])
@@ -269,53 +270,5 @@ func getID(s statement, column int, blob bool) string {
 	if !blob {
 		return s.getText(column)
 	}
-	return unpackUUID(s.getRaw(column))
-}
-
-// packUUID reads lower-case 8-4-4-4-12 hex; another form must not be packed,
-// because it would not come back as it was.
-func packUUID(dst *[16]byte, id string) bool {
-	if len(id) != 36 {
-		return false
-	}
-	n := 0
-	for i := 0; i < 36; {
-		if i == 8 || i == 13 || i == 18 || i == 23 {
-			if id[i] != '-' {
-				return false
-			}
-			i++
-			continue
-		}
-		hi, lo := unhex(id[i]), unhex(id[i+1])
-		if hi > 15 || lo > 15 {
-			return false
-		}
-		dst[n] = hi<<4 | lo
-		n++
-		i += 2
-	}
-	return true
-}
-
-func unhex(c byte) byte {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0'
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10
-	}
-	return 0xFF
-}
-
-func unpackUUID(raw []byte) string {
-	const hex = "0123456789abcdef"
-	out := make([]byte, 0, 36)
-	for i, b := range raw {
-		if i == 4 || i == 6 || i == 8 || i == 10 {
-			out = append(out, '-')
-		}
-		out = append(out, hex[b>>4], hex[b&15])
-	}
-	return string(out)
+	return uuid.Text(s.getRaw(column))
 }

@@ -129,15 +129,3 @@ func TestFullStore(t *testing.T) {
 		t.Fatal(err)
 	}
 }
-
-func FuzzPackUUID(f *testing.F) {
-	f.Add("0190163d-8694-739b-aea5-966c26f8ad91")
-	f.Add("0190163D-8694-739b-aea5-966c26f8ad91")
-	f.Add("")
-	f.Fuzz(func(t *testing.T, id string) {
-		var raw [16]byte
-		if packUUID(&raw, id) && unpackUUID(raw[:]) != id {
-			t.Errorf("%q comes back as %q", id, unpackUUID(raw[:]))
-		}
-	})
-}
