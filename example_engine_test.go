@@ -130,3 +130,35 @@ func ExampleEngine_Explain() {
 	// user_2 in trial: entered 2026-03-02T09:00:00Z, 0 mails sent, not sent "welcome": no_address; completed at 2026-03-02T09:00:00Z
 	// user_3 in trial: nobody has this id; no event of this person was tracked
 }
+
+// Once a night: what is old and has no bearing on any decision goes.
+func ExampleEngine_Prune() {
+	clock := fluxlytest.NewClock(time.Date(2026, time.March, 2, 9, 0, 0, 0, time.UTC))
+	store := fluxly.NewMemoryStore()
+	defer store.Close()
+	engine, err := fluxly.New(fluxly.Config{
+		Store: store, Sender: &fluxlytest.FakeSender{Stream: "broadcast"}, Mode: fluxly.Live, Now: clock.Now,
+		From: "hello@acme.test", Emails: exampleEmails,
+		Automations: []fluxly.Automation{{
+			Name:    "power-user",
+			Trigger: fluxly.On("report_exported", fluxly.Did("report_exported").AtLeast(50).Within(90*fluxly.Day)),
+			Steps:   fluxly.Steps{fluxly.Send("welcome")},
+		}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	for _, name := range []string{"page_viewed", "report_exported"} {
+		if err := engine.Track(ctx, fluxly.Event{Name: name, ExternalID: "user_1"}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	clock.Set(clock.Now().Add(60 * fluxly.Day))
+	done, err := engine.Prune(ctx, fluxly.Retention{Events: 30 * fluxly.Day})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(done.Events, "of 2 events went: the other is counted for 90 days")
+	// Output: 1 of 2 events went: the other is counted for 90 days
+}

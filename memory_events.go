@@ -103,3 +103,9 @@ func (tx *memoryTx) CountEvents(ctx context.Context, profileID, name string, sin
 	}
 	return n, nil
 }
+
+func (tx *memoryTx) removeEvent(e *StoredEvent) {
+	remove(tx, tx.m.messages, e.MessageID)
+	remove(tx, tx.m.events, e.Seq)
+	tx.drop(tx.m.eventOrder, memoryKey{group: e.ProfileID, at: firstTime, seq: e.Seq})
+}

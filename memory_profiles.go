@@ -187,9 +187,7 @@ func (tx *memoryTx) EraseProfile(ctx context.Context, id string, addresses []str
 	}
 	events := group(tx.m.eventOrder, id)
 	for _, k := range events {
-		remove(tx, tx.m.messages, tx.m.events[k.seq].MessageID)
-		remove(tx, tx.m.events, k.seq)
-		tx.drop(tx.m.eventOrder, k)
+		tx.removeEvent(tx.m.events[k.seq])
 	}
 	for _, k := range group(tx.m.profileRuns, id) {
 		tx.removeRun(tx.m.runs[k.id])

@@ -144,10 +144,17 @@ func (tx *memoryTx) unindexRun(r *Run) {
 func (tx *memoryTx) removeRun(r *Run) {
 	tx.unindexRun(r)
 	remove(tx, tx.m.runs, r.ID)
-	for _, k := range group(tx.m.logOrder, r.ID) {
+	tx.removeLog(r.ID)
+}
+
+// removeLog returns how many entries the log of a run had.
+func (tx *memoryTx) removeLog(runID string) int {
+	keys := group(tx.m.logOrder, runID)
+	for _, k := range keys {
 		remove(tx, tx.m.logs, k)
 		tx.drop(tx.m.logOrder, k)
 	}
+	return len(keys)
 }
 
 func (tx *memoryTx) AppendLog(ctx context.Context, entries []LogEntry) error {

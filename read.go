@@ -219,7 +219,7 @@ func (e *Engine) explainAbsence(ctx context.Context, tx Tx, p *program, prof *Pr
 		return err
 	}
 	if len(evs) == 0 {
-		w.Verdict = fmt.Sprintf("not entered: the trigger event %q was never tracked for this person", t.Name)
+		w.Verdict = fmt.Sprintf("not entered: there is no trigger event %q of this person", t.Name)
 		return nil
 	}
 	ev := evs[0]
@@ -271,6 +271,17 @@ func whyNot(x Explanation) string {
 func (w *Why) describeRun() string {
 	var b strings.Builder
 	sent, stopped := 0, []string{}
+	if len(w.Log) < w.Run.LogLen {
+		fmt.Fprintf(&b, "entered %s; %s at %s; its log was removed for its age", w.Run.StartedAt.Format(time.RFC3339),
+			w.Run.Status, w.Run.EndedAt.Format(time.RFC3339))
+		return b.String()
+	}
+	removed := -len(w.Mails)
+	for _, l := range w.Log {
+		if l.Code == logQueued {
+			removed++
+		}
+	}
 	for _, m := range w.Mails {
 		switch m.Status {
 		case SendAccepted:
@@ -287,6 +298,9 @@ func (w *Why) describeRun() string {
 	fmt.Fprintf(&b, "entered %s, %d %s sent", w.Run.StartedAt.Format(time.RFC3339), sent, mails)
 	if len(stopped) > 0 {
 		b.WriteString(", not sent " + strings.Join(stopped, ", "))
+	}
+	if removed > 0 {
+		fmt.Fprintf(&b, ", %d removed from the log for age", removed)
 	}
 	switch w.Run.Status {
 	case RunLive:

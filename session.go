@@ -335,9 +335,18 @@ func (s *session) startRun(p *program, en entry) (run *Run, existed bool, err er
 		Status: RunLive, StartedAt: s.at, EntrySeq: en.seq, Depth: en.depth,
 		Entry: EntryEvent{Name: en.name, MessageID: en.messageID, Properties: en.props, OccurredAt: en.occurred},
 	}
-	if last != nil && last.ID == r.ID {
-		// The same signal of the same transaction cannot start a run twice.
-		return last, true, nil
+	if last != nil {
+		// The same signal of the same transaction cannot start a run twice, nor
+		// can an event that comes again after it was forgotten (see Prune).
+		same := last
+		if last.ID != r.ID {
+			if same, err = s.tx.Run(s.ctx, r.ID); err != nil {
+				return nil, false, err
+			}
+		}
+		if same != nil {
+			return same, true, nil
+		}
 	}
 	s.count.RunsStarted++
 	if en.depth > s.e.cfg.MaxDepth {

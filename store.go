@@ -107,6 +107,7 @@ type Tx interface {
 	EventTx
 	RunTx
 	SendTx
+	PruneTx
 
 	// Due returns up to limit pieces of work of one kind that are due at or
 	// before now, earliest first (ties by ID), and the earliest due time
@@ -230,6 +231,68 @@ type SendTx interface {
 	Meter(ctx context.Context, name string) (*Meter, error)
 	// PutMeter stores one whole; there is one per name.
 	PutMeter(ctx context.Context, m *Meter) error
+}
+
+// PruneTx is the part of a [Tx] that removes what is old, a stretch of one table
+// at a time: up to q.Limit rows behind q.After are looked at (0: all of them).
+// What a transaction removes in this way may still be seen by the look-ups of
+// one that runs beside it.
+type PruneTx interface {
+	// PruneEvents looks at events in order of Seq, and removes those that are
+	// Old by q, but for what a live run of their person may look back at (see
+	// Run.LooksBack). More is true when there are rows behind those looked at,
+	// and one of these was received before q.Before.
+	PruneEvents(ctx context.Context, q PruneQuery) (PruneResult, error)
+	// PruneRuns looks at runs that started before q.Before, in order of
+	// StartedAt, then ID. Of those that ended before q.Before it removes the
+	// log, and the run too when there is one of the same automation, profile
+	// and key that started later (ties: with a higher ID).
+	PruneRuns(ctx context.Context, q PruneQuery) (PruneResult, error)
+	// PruneSends looks at mails that were queued before q.Before, in order of
+	// QueuedAt, then Key, and removes those that were accepted, refused or
+	// skipped and whose run is not live.
+	PruneSends(ctx context.Context, q PruneQuery) (PruneResult, error)
+}
+
+// PruneQuery says what is old, and where to look.
+type PruneQuery struct {
+	// Before is the instant up to which things are kept.
+	Before time.Time
+	// Keep are names of events of which those that occurred after an instant
+	// are kept as well; the zero time keeps all of them.
+	Keep map[string]time.Time
+	// After is the Next of the stretch before, zero for the first.
+	After PrunePlace
+	// Limit is the most rows to look at; 0 means all.
+	Limit int
+}
+
+// Old reports whether an event may go as far as its age and its name say.
+func (q *PruneQuery) Old(name string, occurred, received time.Time) bool {
+	if !received.Before(q.Before) {
+		return false
+	}
+	kept, ok := q.Keep[name]
+	return !ok || !kept.IsZero() && !occurred.After(kept)
+}
+
+// PrunePlace is a place in the order of a table: of events the Seq, else a time
+// and an id.
+type PrunePlace struct {
+	Seq int64
+	At  time.Time
+	ID  string
+}
+
+// PruneResult is what was done in a stretch.
+type PruneResult struct {
+	// Removed counts events, runs or mails, LogEntries those of the logs of
+	// runs.
+	Removed, LogEntries int
+	// Next is the place of the last row that was looked at, and More whether
+	// to go on from there.
+	Next PrunePlace
+	More bool
 }
 
 // Meter is what all processes on a store have used of a limit lately.
@@ -402,6 +465,20 @@ type Run struct {
 	Depth int `json:"depth,omitempty"`
 	// LogLen is the number of log entries written.
 	LogLen int `json:"log_len"`
+}
+
+// LooksBack reports whether the run may still ask for an event, by its place in
+// the log and its time: one that is live may, for those stored since its entry,
+// and for those that occurred since.
+func (r *Run) LooksBack(seq int64, occurred time.Time) bool {
+	if r.Status != RunLive {
+		return false
+	}
+	entry := r.StartedAt
+	if at := r.Entry.OccurredAt; !at.IsZero() && at.Before(entry) {
+		entry = at
+	}
+	return seq >= r.EntrySeq || !occurred.Before(entry)
 }
 
 // EntryEvent is the event that started a run, as templates and conditions see

@@ -93,6 +93,18 @@ func (d *database) bytes(tb testing.TB, tables ...string) (sum float64) {
 	return sum
 }
 
+// packed writes tables anew, without gaps, and returns their sizes.
+func (d *database) packed(tb testing.TB, tables ...string) map[string]float64 {
+	tb.Helper()
+	sizes := map[string]float64{}
+	for _, t := range tables {
+		_, err := d.pool.Exec(tb.Context(), "VACUUM FULL "+pgx.Identifier{d.schema, t}.Sanitize())
+		must(err)
+		sizes[t] = d.bytes(tb, t)
+	}
+	return sizes
+}
+
 // settle lets the server write and clean what is left over from filling.
 func (d *database) settle(tb testing.TB) {
 	tb.Helper()

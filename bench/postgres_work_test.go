@@ -57,6 +57,45 @@ func TestPostgresBytes(t *testing.T) {
 	t.Logf("jobs left by all that: %.0f bytes", d.bytes(t, "river_job"))
 }
 
+// TestPostgresPrune measures how fast old rows go, and what that gives back: the
+// space in the files that later rows use again, and what is left of a run that
+// has ended.
+func TestPostgresPrune(t *testing.T) {
+	count, _ := many(t, 50_000)
+	d := newDatabase(t)
+	store := d.open(t)
+	putPeople(t, store, 0, count)
+	a := fluxly.Automation{Name: "welcome", Trigger: fluxly.On("signed_up"), Steps: fluxly.Steps{fluxly.Send("welcome")}}
+	long := time.Now().AddDate(-2, 0, 0)
+	e := newEngine(t, fluxly.Config{Store: store, Automations: []fluxly.Automation{a}, Now: func() time.Time { return long }})
+	trackAll(t, e, count, known)
+	trackAll(t, e, count, newcomer)
+	_, err := e.RunDue(t.Context())
+	must(err)
+	must(e.Close())
+	young := newEngine(t, fluxly.Config{Store: store, Automations: []fluxly.Automation{a}})
+	trackAll(t, young, 2*count, known)
+	tables := []string{"events", "runs", "run_log", "sends"}
+	before := d.packed(t, tables...)
+	year := 365 * fluxly.Day
+	start := time.Now()
+	done, err := young.Prune(t.Context(), fluxly.Retention{Events: year, Runs: year, Mails: year})
+	must(err)
+	took := time.Since(start)
+	rows := done.Events + done.Mails + done.Runs + done.LogEntries
+	if done.Events != 2*count || done.Mails != count || done.LogEntries == 0 {
+		t.Errorf("%+v went", done)
+	}
+	t.Logf("%d rows (%+v) went in %v: %.0f a second", rows, done, took.Round(time.Millisecond), float64(rows)/took.Seconds())
+	d.settle(t)
+	unpacked := d.bytes(t, "events")
+	trackAll(t, young, 2*count, known)
+	d.settle(t)
+	t.Logf("after half of the events went, as many more made their table %.1f %% larger", 100*(d.bytes(t, "events")/unpacked-1))
+	after := d.packed(t, tables[1:]...)
+	t.Logf("a mail had %.0f bytes; an ended run has %.0f without its log, and had %.0f with it", before["sends"]/float64(count), after["runs"]/float64(count), (before["runs"]+before["run_log"])/float64(count))
+}
+
 // childSchema is what a process of its own is told.
 func childCommand(t *testing.T, test string, env ...string) *exec.Cmd {
 	t.Helper()
@@ -285,7 +324,7 @@ func TestPostgresSleepers(t *testing.T) {
 	// Those that fall due at once are put to sleep among the others.
 	due := min(count, 100_000)
 	putPeople(t, store, count, count+due)
-	soon := time.Now().Add(10*time.Second + time.Duration(due)*100*time.Microsecond)
+	soon := time.Now().Add(10*time.Second + time.Duration(due)*time.Millisecond)
 	putWaiting(t, store, a[0], count, count+due, func(int) time.Time { return soon })
 	e = newEngine(t, fluxly.Config{Store: store, Automations: a})
 	stop = running(t, e)

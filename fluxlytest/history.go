@@ -80,12 +80,12 @@ func History(k *Kit, seed uint64, n int) error {
 			return fmt.Errorf("step %d of seed %d: %w", i, seed, err)
 		}
 		if i%50 == 0 {
-			if err := CheckInvariants(ctx, k.Store); err != nil {
+			if err := checkInvariants(ctx, k.Store, k.pruned); err != nil {
 				return fmt.Errorf("step %d of seed %d: %w", i, seed, err)
 			}
 		}
 	}
-	return CheckInvariants(ctx, k.Store)
+	return checkInvariants(ctx, k.Store, k.pruned)
 }
 
 // HistoryConfig is a configuration that uses every kind of step, trigger and

@@ -37,7 +37,9 @@ type Kit struct {
 	t     testing.TB
 	clock *Clock
 	known map[string]bool
-	seq   int
+	// pruned: Prune was called.
+	pruned bool
+	seq    int
 }
 
 // Clock is a virtual clock. It may be read from many goroutines.
@@ -232,6 +234,18 @@ func (k *Kit) Settle() {
 	if _, err := k.Engine.RunDue(k.t.Context()); err != nil {
 		k.t.Fatal(err)
 	}
+}
+
+// Prune is the engine's Prune. From then on the kit knows that what is old may
+// be gone.
+func (k *Kit) Prune(r fluxly.Retention) fluxly.Pruned {
+	k.t.Helper()
+	k.pruned = true
+	done, err := k.Engine.Prune(k.t.Context(), r)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return done
 }
 
 // Restart makes a new engine on the same store with another configuration, as

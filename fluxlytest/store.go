@@ -61,6 +61,9 @@ func TestStore(t *testing.T, open func(testing.TB) fluxly.Store) {
 		{"counts are grouped and sorted", testCounts},
 		{"suppressions compare without case", testSuppressions},
 		{"meters are kept", testMeters},
+		{"old events go", testPruneEvents},
+		{"old runs go", testPruneRuns},
+		{"old mails go", testPruneSends},
 		{"due work comes in order", testDue},
 		{"done work is no longer due", testDueEnds},
 		{"work is handed out when due", testWork},
@@ -438,6 +441,9 @@ func testViewRefusesWrites(t *storeTest) {
 		}
 		if _, _, err := tx.PutEvent(t.ctx, event("m1", "p1", "x", at(0))); err == nil {
 			t.Error("PutEvent in a view gives no error")
+		}
+		if _, err := tx.PruneEvents(t.ctx, fluxly.PruneQuery{}); err == nil {
+			t.Error("PruneEvents in a view gives no error")
 		}
 		return nil
 	})

@@ -194,7 +194,11 @@ func (h *history) write() step {
 			Key: []string{"", "k"}[h.IntN(2)], Step: h.pick("s", 3), StartedAt: h.time(), UpdatedAt: h.time(), WakeAt: h.time(),
 			Status:  []fluxly.RunStatus{fluxly.RunLive, fluxly.RunLive, fluxly.RunCompleted, fluxly.RunFailed}[h.IntN(4)],
 			Pending: []fluxly.Pending{fluxly.PendingTimer, fluxly.PendingEvent, fluxly.PendingCall, fluxly.PendingMail, ""}[h.IntN(5)],
-			Waits:   h.picks("event", 4), Visit: h.IntN(9), Results: h.values(), Entry: fluxly.EntryEvent{Name: "x", Properties: h.values()},
+			Waits:   h.picks("event", 4), Visit: h.IntN(9), Results: h.values(), EntrySeq: int64(h.IntN(2)) << 40,
+			Entry: fluxly.EntryEvent{Name: "x", Properties: h.values(), OccurredAt: h.time()},
+		}
+		if r.Status != fluxly.RunLive {
+			r.EndedAt = h.time()
 		}
 		return step{"PutRun " + r.ID, func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) { return nil, tx.PutRun(ctx, r) }}
 	case 8:
@@ -230,7 +234,9 @@ func (h *history) write() step {
 			return nil, tx.PutSuppression(ctx, s)
 		}}
 	}
-	switch h.IntN(4) {
+	switch h.IntN(7) {
+	case 4, 5, 6:
+		return h.prune()
 	case 0:
 		address := h.pick("ANN", 3) + "@acme.test"
 		return step{"EraseProfile " + profile, func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
@@ -249,6 +255,40 @@ func (h *history) write() step {
 		err := tx.MergeProfile(ctx, profile, other)
 		return profile == other && err == nil, ignoreSelf(profile, other, err)
 	}}
+}
+
+// prune makes an operation that removes what is old, in one stretch or in
+// several.
+func (h *history) prune() step {
+	q := fluxly.PruneQuery{Before: h.time(), Keep: map[string]time.Time{h.pick("event", 4): h.time()}}
+	prune, name := fluxly.Tx.PruneEvents, "PruneEvents"
+	switch h.IntN(3) {
+	case 1:
+		prune, name, q.Limit = fluxly.Tx.PruneRuns, "PruneRuns", h.IntN(5)
+	case 2:
+		prune, name, q.Limit = fluxly.Tx.PruneSends, "PruneSends", h.IntN(5)
+	}
+	// The Seqs of different people need not grow in the same order in each
+	// store, so that a stretch of events can hold others: all at once.
+	return step{fmt.Sprintf("%s %+v", name, q), func(ctx context.Context, tx fluxly.Tx, _ *numbering) (any, error) {
+		return pruneAll(ctx, tx, prune, q)
+	}}
+}
+
+// pruneAll prunes stretch by stretch, and gives what was done in each.
+func pruneAll(ctx context.Context, tx fluxly.Tx, prune func(fluxly.Tx, context.Context, fluxly.PruneQuery) (fluxly.PruneResult, error), q fluxly.PruneQuery) (list []fluxly.PruneResult, err error) {
+	for {
+		res, err := prune(tx, ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		q.After = res.Next
+		res.Next.Seq = 0 // differs between stores
+		list = append(list, res)
+		if !res.More {
+			return list, nil
+		}
+	}
 }
 
 func ignoreSelf(a, b string, err error) error {

@@ -322,11 +322,8 @@ func (t *tx) EraseProfile(ctx context.Context, id string, addresses []string) (i
 				return 0, err
 			}
 		}
-		// The next event must not get the number of one that is gone.
-		err := t.db.query("INSERT INTO meta (key, value) VALUES ('last_seq', ?) ON CONFLICT DO UPDATE SET value = excluded.value").
-			integer(t.lastSeq).exec()
-		if err != nil {
-			return 0, t.fail(err)
+		if err := t.keepLastSeq(); err != nil {
+			return 0, err
 		}
 	}
 	for _, address := range addresses {

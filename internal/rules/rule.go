@@ -502,3 +502,17 @@ func NewIndex(n int, names func(i int) []string) Index {
 // Lookup returns the positions that listen for name, ascending; nil when none
 // does. The list must not be changed.
 func (x Index) Lookup(name string) []int32 { return x[name] }
+
+// LooksBack calls visit for each count of events that does not begin with the
+// run: with the name of the event, and how far back it goes from now; 0 is
+// without a limit.
+func (r *Rule) LooksBack(visit func(event string, window time.Duration)) { r.root.looksBack(visit) }
+
+func (n *node) looksBack(visit func(event string, window time.Duration)) {
+	for i := range n.kids {
+		n.kids[i].looksBack(visit)
+	}
+	if n.did != nil && !n.did.sinceEntry {
+		visit(n.key, n.did.window)
+	}
+}
