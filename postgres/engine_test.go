@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -21,6 +22,9 @@ func TestHistoriesAgreeWithMemory(t *testing.T) {
 	seeds, steps := uint64(3), 400
 	if testing.Short() {
 		seeds = 1
+	}
+	if n, err := strconv.Atoi(os.Getenv("FLUXLY_STEPS")); err == nil {
+		seeds, steps = 1, n
 	}
 	for seed := range seeds {
 		var dumps [2][]string

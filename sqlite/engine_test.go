@@ -1,7 +1,9 @@
 package sqlite_test
 
 import (
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -46,6 +48,9 @@ func TestHistoriesAgreeWithMemory(t *testing.T) {
 	seeds, steps := uint64(4), 400
 	if testing.Short() {
 		seeds = 1
+	}
+	if n, err := strconv.Atoi(os.Getenv("FLUXLY_STEPS")); err == nil {
+		seeds, steps = 1, n
 	}
 	for seed := range seeds {
 		dumps := make([][]string, 2, 3)
