@@ -3,8 +3,8 @@ package fluxly_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -208,7 +208,7 @@ func TestPruneBadInput(t *testing.T) {
 func TestPruneChangesNoDecision(t *testing.T) {
 	t.Parallel()
 	for seed := uint64(1); seed <= uint64(replays(8)); seed++ {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			t.Parallel()
 			var outcomes [2][]string
 			for i := range outcomes {
@@ -239,5 +239,44 @@ func TestPruneChangesNoDecision(t *testing.T) {
 				t.Errorf("%d mails without pruning; with it (-without +with):\n%s", len(outcomes[0]), diff)
 			}
 		})
+	}
+}
+
+// Another release counts an event that this one does not: while somebody is in
+// its automation the event stays; where its definition cannot be read here,
+// everything does.
+func TestPruneBesideAnotherRelease(t *testing.T) {
+	t.Parallel()
+	p := newProcesses(t)
+	old := p.start(fluxly.Config{Automations: []fluxly.Automation{one("welcome", fluxly.On("signed_up"), fluxly.Send("welcome"))}})
+	counts := one("report", fluxly.On("signed_up"), fluxly.Wait(90*fluxly.Day),
+		fluxly.If(fluxly.Did("exported")).Then(fluxly.Send("bravo")).Else(fluxly.Send("nudge")))
+	counting := p.start(fluxly.Config{Automations: []fluxly.Automation{counts}})
+	for _, name := range []string{"exported", "viewed"} {
+		p.track(old, event(name, "u1", nil))
+	}
+	prune := func(e *fluxly.Engine) (int, error) {
+		done, err := e.Prune(t.Context(), fluxly.Retention{Events: fluxly.Day})
+		return done.Events, err
+	}
+	p.track(counting, event("signed_up", "u2", nil))
+	p.clock.Set(p.clock.Now().Add(2 * fluxly.Day))
+	if n, err := prune(old); n != 1 || err != nil {
+		t.Errorf("%d events went, %v; want the one that nobody counts", n, err)
+	}
+	asked := counts
+	asked.Name, asked.Exit = "asked", fluxly.On("bought", fluxly.Func("rich"))
+	foreign := p.start(fluxly.Config{
+		Automations: []fluxly.Automation{counts, asked},
+		Conditions:  map[string]fluxly.ConditionFunc{"rich": func(context.Context, fluxly.FuncInput) (bool, error) { return true, nil }},
+	})
+	p.track(foreign, event("signed_up", "u3", nil))
+	p.track(old, event("viewed", "u1", nil))
+	p.clock.Set(p.clock.Now().Add(2 * fluxly.Day))
+	if n, err := prune(old); n != 0 || err == nil || !strings.Contains(err.Error(), `automation "asked"`) {
+		t.Errorf("%d events went, %v; want an error that names the automation", n, err)
+	}
+	if n, err := prune(foreign); n != 1 || err != nil {
+		t.Errorf("on the release that can read it %d events went, %v", n, err)
 	}
 }

@@ -152,9 +152,11 @@ func (t *tx) PruneRuns(ctx context.Context, q fluxly.PruneQuery) (res fluxly.Pru
 	t.forget()
 	return res, t.ask(ctx,
 		statement{sql: "DELETE FROM fluxly.run_log WHERE run_id = ANY($1::text[])", args: []any{locked}, done: func(n int64) { res.LogEntries = int(n) }},
-		statement{sql: `DELETE FROM fluxly.runs r WHERE r.id = ANY($1::text[]) AND EXISTS (SELECT 1 FROM fluxly.runs n WHERE n.pid = r.pid
-			AND n.automation = r.automation AND n.key = r.key AND (n.started, n.id) > (r.started, r.id))`,
-			args: []any{locked}, done: func(n int64) { res.Removed = int(n) }})
+		statement{
+			sql: `DELETE FROM fluxly.runs r WHERE r.id = ANY($1::text[]) AND EXISTS (SELECT 1 FROM fluxly.runs n WHERE n.pid = r.pid
+				AND n.automation = r.automation AND n.key = r.key AND (n.started, n.id) > (r.started, r.id))`,
+			args: []any{locked}, done: func(n int64) { res.Removed = int(n) },
+		})
 }
 
 func (t *tx) PruneSends(ctx context.Context, q fluxly.PruneQuery) (res fluxly.PruneResult, err error) {
