@@ -20,7 +20,8 @@ import (
 //
 // People are locked until the transaction ends, so keep it short. An [*Error]
 // with Retryable means that the whole transaction is over and may be run
-// again. The isolation level READ COMMITTED is the best for it.
+// again. The isolation level must be READ COMMITTED, the default of PostgreSQL:
+// else every call is [ErrIsolation], and nothing happens.
 func (s *Store) Tx(tx pgx.Tx) fluxly.CallerTx { return &callerTx{s: s, outer: pgxOuter{s, tx}} }
 
 // SQLTx is [Store.Tx] for a transaction of database/sql, through any driver for
@@ -74,6 +75,7 @@ func (c *callerTx) attempt(ctx context.Context, m mode, fn func(fluxly.Tx) error
 		return explain("begin", err)
 	}
 	t := c.s.newTx(point, m)
+	t.callers, t.queue = true, []statement{checkIsolation()}
 	kept := false
 	defer func() {
 		t.dead = true
@@ -103,6 +105,22 @@ func (c *callerTx) attempt(ctx context.Context, m mode, fn func(fluxly.Tx) error
 	}
 	kept = true
 	return nil
+}
+
+// checkIsolation asks for the level of the transaction. A lock on somebody who was
+// only locked by others, and not changed, does not fail in a transaction that
+// reads an old state, so it would go on with that.
+func checkIsolation() statement {
+	return statement{sql: "SELECT current_setting('transaction_isolation')", row: func(scan scanFunc) error {
+		var level string
+		if err := scan(&level); err != nil {
+			return err
+		}
+		if level != "read committed" && level != "read uncommitted" { // the same thing
+			return fmt.Errorf("the program's transaction is %s: %w", strings.ToUpper(level), ErrIsolation)
+		}
+		return nil
+	}}
 }
 
 // pgxOuter is a transaction of pgx.

@@ -25,6 +25,11 @@ var (
 	ErrFull = errors.New("disk of the database is full")
 	// ErrReadOnly: the database takes no writes, such as a standby does.
 	ErrReadOnly = errors.New("database is read-only")
+	// ErrIsolation: a transaction of the program's own is REPEATABLE READ or
+	// SERIALIZABLE. In it everything is read as it was when the transaction
+	// began, so that what others have done since would be done twice. Begin it
+	// as READ COMMITTED.
+	ErrIsolation = errors.New("the engine decides by what is committed now, so the transaction must be READ COMMITTED")
 	// ErrCorrupt: a stored row cannot be read.
 	ErrCorrupt = errors.New("stored row is damaged")
 )
@@ -137,7 +142,7 @@ func explain(op string, err error) error {
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			return fmt.Errorf("postgres store: %s: %w", op, err)
 		}
-		e.Retryable = true // the way to the database
+		e.Retryable = !errors.Is(err, ErrIsolation) // else it is the way to the database
 	case codeFull:
 		e.sentinel, e.Retryable = ErrFull, true
 	case codeReadOnly:

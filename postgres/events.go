@@ -135,6 +135,11 @@ func (t *tx) nameFor(ctx context.Context, name string) (int32, error) {
 		if err != nil || nid != 0 {
 			return nid, err
 		}
+		if t.callers {
+			if nid := t.s.nameApart(ctx, name); nid != 0 {
+				return nid, nil
+			}
+		}
 		made, ok, err := t.number(ctx, "INSERT INTO fluxly.names (name) VALUES ($1::text) ON CONFLICT DO NOTHING RETURNING nid", name)
 		if err != nil {
 			return 0, err
@@ -146,6 +151,26 @@ func (t *tx) nameFor(ctx context.Context, name string) (int32, error) {
 	}
 	return 0, t.fail(movedError{})
 }
+
+// nameApart gives a new name its number in a transaction of its own, so that
+// nobody who tracks the same name has to wait until a program commits. A name
+// without events does no harm. It returns 0 when the pool has no connection to
+// spare just now.
+func (s *Store) nameApart(ctx context.Context, name string) int32 {
+	ctx, cancel := context.WithTimeout(ctx, nameTimeout)
+	defer cancel()
+	var nid int32
+	err := s.pool.QueryRow(ctx, s.sql(`WITH made AS (INSERT INTO fluxly.names (name) VALUES ($1::text) ON CONFLICT DO NOTHING RETURNING nid)
+		SELECT nid FROM made UNION ALL SELECT nid FROM fluxly.names WHERE name = $1::text LIMIT 1`), name).Scan(&nid)
+	if err != nil {
+		return 0
+	}
+	s.names.add(map[string]int32{name: nid})
+	return nid
+}
+
+// nameTimeout bounds nameApart.
+const nameTimeout = 500 * time.Millisecond
 
 // nameNumber returns the number of a name; 0 when it has none.
 func (t *tx) nameNumber(ctx context.Context, name string) (int32, error) {
@@ -179,8 +204,8 @@ func (t *tx) sealEvents(list []eventRow) {
 }
 
 // eventColumns are what scanEvent reads.
-const eventColumns = `e.pid, e.seq, e.message_id, (SELECT id FROM fluxly.profiles WHERE pid = e.pid),
-	(SELECT name FROM fluxly.names WHERE nid = e.nid), e.occurred, e.received, e.digest, e.properties, e.traits`
+const eventColumns = `e.pid, e.seq, e.message_id, coalesce((SELECT id FROM fluxly.profiles WHERE pid = e.pid), ''),
+	coalesce((SELECT name FROM fluxly.names WHERE nid = e.nid), ''), e.occurred, e.received, e.digest, e.properties, e.traits`
 
 func scanEvent(scan scanFunc) (pid int64, e *fluxly.StoredEvent, err error) {
 	e = &fluxly.StoredEvent{}

@@ -120,6 +120,11 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
 // migrateAll brings up the tables of the store, and those of River where they
 // are the store's too.
 func migrateAll(ctx context.Context, pool *pgxpool.Pool, cfg Config, migrations []string) error {
+	if cfg.River == nil {
+		if err := checkForeignRiver(ctx, pool, cfg); err != nil {
+			return err
+		}
+	}
 	if err := migrate(ctx, pool, cfg.Schema, migrations); err != nil || cfg.River != nil {
 		return err
 	}

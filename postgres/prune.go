@@ -32,7 +32,7 @@ func (t *tx) PruneEvents(ctx context.Context, q fluxly.PruneQuery) (res fluxly.P
 	occurred := map[int64]time.Time{}
 	looked, aged := 0, false
 	err = t.ask(ctx, statement{
-		sql: `SELECT e.seq, (SELECT name FROM fluxly.names WHERE nid = e.nid), e.occurred, e.received
+		sql: `SELECT e.seq, coalesce((SELECT name FROM fluxly.names WHERE nid = e.nid), ''), e.occurred, e.received
 			FROM fluxly.events e WHERE e.seq > $1::bigint ORDER BY e.seq LIMIT $2::bigint`,
 		args: []any{q.After.Seq, oneMore(q.Limit)},
 		row: func(scan scanFunc) error {

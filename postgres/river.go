@@ -215,6 +215,22 @@ func newMigrator(pool *pgxpool.Pool, cfg Config) (*rivermigrate.Migrator[pgx.Tx]
 	return rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: cfg.Schema, Logger: cfg.Logger})
 }
 
+// checkForeignRiver refuses to make a store where a program's own River is: its
+// tables would be migrated without asking, and of two clients that know nothing
+// of each other the one that leads leaves out the periodic jobs of the other.
+func checkForeignRiver(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
+	have, err := version(ctx, pool, cfg.Schema)
+	if err != nil || have > 0 {
+		return err
+	}
+	var there bool
+	err = pool.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", pgx.Identifier{cfg.Schema, "river_job"}.Sanitize()).Scan(&there)
+	if err != nil || !there {
+		return err
+	}
+	return refuse(cfg.Schema, nil, nil, "the tables of a River are in it that is not the store's; hand its client over as Config.River (and its workers as Config.Workers), or set Config.Schema to a schema of its own")
+}
+
 // migrateRiver brings up River's tables, each version whole or not at all. Of
 // two that start together the second waits for the first.
 func migrateRiver(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {

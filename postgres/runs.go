@@ -69,7 +69,7 @@ type runState struct {
 }
 
 // runColumns are what scanRun reads.
-const runColumns = `r.pid, r.id, (SELECT id FROM fluxly.profiles WHERE pid = r.pid), r.automation, r.version, r.key, r.status, r.step,
+const runColumns = `r.pid, r.id, coalesce((SELECT id FROM fluxly.profiles WHERE pid = r.pid), ''), r.automation, r.version, r.key, r.status, r.step,
 	r.started, r.due_kind, r.due_at, r.waits, r.body`
 
 // scanRun reads a row, after the columns that more are for.

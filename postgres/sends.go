@@ -59,7 +59,7 @@ type sendState struct {
 }
 
 // sendColumns are what scanSend reads.
-const sendColumns = `s.pid, s.key, (SELECT id FROM fluxly.profiles WHERE pid = s.pid), s.run_id, s.automation, s.step, s.status, s.reason,
+const sendColumns = `s.pid, s.key, coalesce((SELECT id FROM fluxly.profiles WHERE pid = s.pid), ''), s.run_id, s.automation, s.step, s.status, s.reason,
 	s.queued, s.info, s.body`
 
 func scanSend(scan scanFunc) (*sendRow, error) {

@@ -24,6 +24,8 @@ type tx struct {
 	db     database
 	writes bool
 	dead   bool
+	// callers: it is a part of a transaction of the program's own.
+	callers bool
 	// cached: questions are answered from known; without it the transaction is
 	// a careful one. guess: see above; it is set by Preload.
 	cached, guess bool

@@ -82,21 +82,17 @@ func (j *jobs) run(ctx context.Context, w fluxly.Worker) error {
 			}
 		}()
 	}
-	var beat <-chan time.Time
-	if j.s.cfg.River != nil {
-		// The leader of a River that others use too may be a client that knows
-		// nothing of the sweeps, and a leader inserts none but its own jobs.
-		ticker := time.NewTicker(j.s.cfg.timing.every)
-		defer ticker.Stop()
-		beat = ticker.C
-	}
+	// The leader of a River that others use too may be a client that knows
+	// nothing of the sweeps, and a leader inserts none but its own jobs.
+	beat := time.NewTicker(j.s.cfg.timing.every)
+	defer beat.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-j.closed:
 			return fmt.Errorf("postgres store: %w", fluxly.ErrClosed)
-		case <-beat:
+		case <-beat.C:
 			j.insertSweep(ctx)
 		}
 	}
