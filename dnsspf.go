@@ -122,7 +122,8 @@ func (k *checker) checkSPF(ctx context.Context) {
 		k.spfMultiple(ctx, &rep, tree)
 	default:
 		rep.State = "ok"
-		if k.spfLint(tree, k.spfMended(ctx, apex, tree)) {
+		mended, note := k.spfMended(ctx, apex, tree)
+		if k.spfLint(tree, mended, note) {
 			rep.State = "broken"
 		}
 		k.spfInclude(ctx, &rep, tree)
@@ -183,8 +184,8 @@ func (k *checker) spfTexts(apex dnsReply, others bool) {
 			}
 			if !others {
 				f.Fix = "Correct or delete it."
-				if text := mendNearSPF(t); text != "" {
-					f.Fix = "Replace it by the record below."
+				if text, note := mendNearSPF(t); text != "" {
+					f.Fix = "Replace it by the record below." + note
 					f.Publish = []DomainRecord{txtRecord(k.domain, text, t)}
 				}
 			}
@@ -235,8 +236,9 @@ func nearSPF(s string) string {
 }
 
 // spfLint files what the linter says, with the mended record where there is
-// one; it reports whether one of it makes the record a permanent error.
-func (k *checker) spfLint(tree *spf.Node, mended string) (broken bool) {
+// one and a note on it; it reports whether one of it makes the record a
+// permanent error.
+func (k *checker) spfLint(tree *spf.Node, mended, note string) (broken bool) {
 	for _, i := range spf.Lint(tree) {
 		code := "spf_" + i.Code
 		if findingCatalogue[code].level == DomainFail && i.Code != "pass_all" && i.Code != "wide_network" {
@@ -257,7 +259,11 @@ func (k *checker) spfLint(tree *spf.Node, mended string) (broken bool) {
 		}
 		if mended != "" && mendable[i.Code] && ownIssue(tree, i) {
 			f.Publish = []DomainRecord{txtRecord(k.domain, mended, tree.Texts...)}
-			f.Fix += " The record to publish has it corrected."
+			if i.Code == "after_all" {
+				f.Fix = "Publish the record below." + note
+			} else {
+				f.Fix += " The record to publish has it corrected." + note
+			}
 		}
 		k.add(code, f)
 	}

@@ -17,7 +17,7 @@ func TestMendNearSPF(t *testing.T) {
 		"v=spf1 ptr -all\"":                          "v=spf1 ptr -all",
 		"v=spf2":                                     "",
 	} {
-		if got := mendNearSPF(text); got != want {
+		if got, _ := mendNearSPF(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
