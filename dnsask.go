@@ -85,6 +85,7 @@ type askCore struct {
 	querier   DNSQuerier       // nil when the resolver has none
 	direct    ServerQuerier    // nil when the resolver has none
 	unchecked UncheckedQuerier // nil when the resolver has none
+	ownDialer bool             // what may be reached is for the caller's dialer to say
 	timeout   time.Duration
 	slots     chan struct{}
 	// base, when set, is the context of the questions: they are shared by
@@ -111,6 +112,9 @@ func newAskCore(r Resolver, timeout time.Duration, inFlight int) *askCore {
 	a.querier, _ = r.(DNSQuerier)
 	a.direct, _ = r.(ServerQuerier)
 	a.unchecked, _ = r.(UncheckedQuerier)
+	if d, ok := r.(interface{ ownDialer() bool }); ok {
+		a.ownDialer = d.ownDialer()
+	}
 	return a
 }
 

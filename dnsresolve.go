@@ -91,7 +91,9 @@ type DNSClientConfig struct {
 	// Timeout bounds one try against one server. Default 2 s. Each server is
 	// tried twice.
 	Timeout time.Duration
-	// Dial opens connections, "udp" and "tcp". Default: [net.Dialer].
+	// Dial opens connections, "udp" and "tcp". Default: [net.Dialer]. With a
+	// function of one's own, [CheckDomain] asks name servers at private
+	// addresses too: which ones may be reached is then for the function to say.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -136,6 +138,9 @@ func NewDNSClient(c DNSClientConfig) (*DNSClient, error) {
 	}
 	return d, nil
 }
+
+// ownDialer reports whether the caller decides what is dialled.
+func (d *DNSClient) ownDialer() bool { return d.client.Dial != nil }
 
 // systemServers reads the nameserver lines, at most three as the C library.
 func systemServers(path string) (out []string) {

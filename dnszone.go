@@ -67,22 +67,59 @@ func (k *checker) findZone(ctx context.Context) (z zoneServers) {
 	var wg sync.WaitGroup
 	for i, h := range hosts {
 		wg.Go(func() {
-			s := DomainServer{Name: strings.ToLower(h), State: "its address is not known"}
-			a := k.ask.ask(ctx, h, "A")
-			if a.absent() {
-				a = k.ask.ask(ctx, h, "AAAA")
-			}
-			if a.state == dnsFound {
-				s.Address = netip.AddrPortFrom(a.records[0].Addr, 53).String()
-				s.State = "ok"
-			} else if a.state == dnsFailed {
-				s.State = a.why
-			}
-			z.servers[i] = s
+			z.servers[i] = k.server(ctx, h)
 		})
 	}
 	wg.Wait()
 	return z
+}
+
+// server finds an address of a name server that may be asked.
+func (k *checker) server(ctx context.Context, host string) DomainServer {
+	s := DomainServer{Name: strings.ToLower(host), State: "its address is not known"}
+	for _, typ := range []string{"A", "AAAA"} {
+		a := k.ask.ask(ctx, host, typ)
+		if a.state == dnsFailed {
+			s.State = a.why
+			return s
+		}
+		for _, r := range a.records {
+			if k.ask.ownDialer || public(r.Addr) {
+				s.Address, s.State = netip.AddrPortFrom(r.Addr, 53).String(), "ok"
+				return s
+			}
+			s.State = r.Addr.String() + " is not a public address, so it is not asked"
+		}
+	}
+	return s
+}
+
+// notPublic are the networks beside those that netip knows: this network,
+// shared (RFC 6598), of the IETF's own, reserved; the old form of IPv4 in IPv6,
+// NAT64 of a network's own (RFC 8215), site-local.
+var notPublic = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("fec0::/10"),
+}
+
+// public reports whether an address belongs to the public internet. Whoever
+// publishes a zone names its servers, and must not have others ask about in
+// their own networks.
+func public(a netip.Addr) bool {
+	a = a.Unmap()
+	if !a.IsGlobalUnicast() || a.IsPrivate() || slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		return false
+	}
+	// Addresses that a router turns into one of IPv4: NAT64 (RFC 6052) and
+	// 6to4 (RFC 3056).
+	b := a.As16()
+	switch {
+	case netip.MustParsePrefix("64:ff9b::/96").Contains(a):
+		return public(netip.AddrFrom4([4]byte(b[12:])))
+	case netip.MustParsePrefix("2002::/16").Contains(a):
+		return public(netip.AddrFrom4([4]byte(b[2:6])))
+	}
+	return true
 }
 
 // keyQuestion is one of the few that decide and that a customer has just

@@ -2,9 +2,11 @@ package fluxly
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -141,5 +143,116 @@ func TestCheckDomainLongTTL(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"warn zone_long_ttl"}, zoneCodes(r)); d != "" {
 		t.Error(d)
+	}
+}
+
+// askedServers is a resolver that can ask a given server, and keeps which ones
+// it was to ask. It sends nothing to them.
+type askedServers struct {
+	Resolver
+	DNSQuerier
+
+	mu    sync.Mutex
+	asked []string
+}
+
+func (a *askedServers) QueryServer(_ context.Context, server, _, _ string) (DNSAnswer, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked = append(a.asked, server)
+	return DNSAnswer{}, errors.New("silent")
+}
+
+// Whoever publishes a zone names its servers. Those names must not lead the
+// check into the network that it runs in.
+func TestCheckDomainPrivateServers(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		ns1  []string // addresses of ns1; ns2 has 192.0.2.2
+		ask  string   // "" for none
+	}{
+		{"private", []string{"A 10.1.2.3"}, ""},
+		{"private, 172", []string{"A 172.16.0.1"}, ""},
+		{"private, 192", []string{"A 192.168.0.1"}, ""},
+		{"loopback", []string{"A 127.0.0.53"}, ""},
+		{"link-local, as of cloud metadata", []string{"A 169.254.169.254"}, ""},
+		{"unspecified", []string{"A 0.0.0.0"}, ""},
+		{"this network", []string{"A 0.1.2.3"}, ""},
+		{"shared", []string{"A 100.64.0.1"}, ""},
+		{"multicast", []string{"A 224.0.0.251"}, ""},
+		{"broadcast", []string{"A 255.255.255.255"}, ""},
+		{"IPv6 loopback", []string{"AAAA ::1"}, ""},
+		{"IPv6 unspecified", []string{"AAAA ::"}, ""},
+		{"IPv6 private", []string{"AAAA fd00::1"}, ""},
+		{"IPv6 link-local", []string{"AAAA fe80::1"}, ""},
+		{"IPv6 site-local", []string{"AAAA fec0::1"}, ""},
+		{"IPv6 multicast", []string{"AAAA ff02::fb"}, ""},
+		{"IPv4 in IPv6", []string{"AAAA ::ffff:10.1.2.3"}, ""},
+		{"IPv4 in IPv6, the old way", []string{"AAAA ::10.1.2.3"}, ""},
+		{"behind NAT64", []string{"AAAA 64:ff9b::a01:203"}, ""},
+		{"behind a NAT64 of the network's own", []string{"AAAA 64:ff9b:1::8.8.8.8"}, ""},
+		{"behind 6to4", []string{"AAAA 2002:a01:203::1"}, ""},
+		{"a public one beside it", []string{"A 10.1.2.3", "A 192.0.2.1"}, "192.0.2.1:53"},
+		{"a public one of the other family", []string{"A 10.1.2.3", "AAAA 2001:db8::1"}, "[2001:db8::1]:53"},
+		{"public", []string{"A 192.0.2.1"}, "192.0.2.1:53"},
+		{"public IPv6", []string{"AAAA 2001:db8::1"}, "[2001:db8::1]:53"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			lines := []string{"-ns1.acme.test A"}
+			for _, a := range tt.ns1 {
+				lines = append(lines, "ns1.acme.test "+a)
+			}
+			c := testClient(t, dnstest.Start(t, zone(lines...)))
+			res := &askedServers{Resolver: c, DNSQuerier: c}
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: res})
+			if err != nil {
+				t.Fatal(err)
+			}
+			asked := map[string]bool{}
+			for _, a := range res.asked {
+				asked[a] = true
+			}
+			want := map[string]bool{"192.0.2.2:53": true}
+			if tt.ask != "" {
+				want[tt.ask] = true
+			}
+			if d := cmp.Diff(want, asked); d != "" {
+				t.Errorf("asked (-want +got):\n%s", d)
+			}
+			if len(r.Servers) != 2 || tt.ask == "" && (r.Servers[0].Address != "" || !strings.Contains(r.Servers[0].State, "not a public address")) {
+				t.Errorf("%+v", r.Servers)
+			}
+		})
+	}
+}
+
+// A client that dials by itself does not lead there either; one with a dialer
+// of the caller's own asks what that dialer lets through.
+func TestCheckDomainPrivateServersClient(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone("-ns1.acme.test A", "-ns2.acme.test A", "ns1.acme.test A 127.0.0.9", "ns2.acme.test AAAA ::1"))
+	own, err := NewDNSClient(DNSClientConfig{Servers: []string{s.Addr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: own})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := finding(t, r, "zone_cache_only")
+	if !strings.Contains(f.Summary, "127.0.0.9 is not a public address") || !r.Ready {
+		t.Errorf("%+v\n%s", f, r.Text())
+	}
+	for _, q := range r.Queries {
+		if q.Server != "" {
+			t.Errorf("asked %+v", q)
+		}
+	}
+	r, err = CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s)})
+	if err != nil || len(zoneCodes(r)) > 0 || r.Servers[0].Address != "127.0.0.9:53" {
+		t.Errorf("%v, %v, %+v", err, zoneCodes(r), r.Servers)
 	}
 }
