@@ -113,7 +113,7 @@ func (k *checker) sameOrganization(other string) bool {
 
 // checkMailHost: replies and bounces go to the domain of From.
 func (k *checker) checkMailHost(ctx context.Context) {
-	mx := k.ask.ask(ctx, k.domain, "MX")
+	mx := k.look(ctx, k.domain, "MX")
 	switch {
 	case mx.state == dnsFailed:
 		k.unasked("mail_unasked", "the mail host", mx)
@@ -130,7 +130,7 @@ func (k *checker) checkMailHost(ctx context.Context) {
 		k.note("Mail host", "replies go to "+strings.Join(mx.show(), ", "))
 		return
 	}
-	a := k.ask.addrs(ctx, k.domain)
+	a := k.lookAddrs(ctx, k.domain)
 	switch {
 	case a.state == dnsFailed:
 		k.unasked("mail_unasked", "the mail host", a)

@@ -365,6 +365,10 @@ func (a *asker) addrs(ctx context.Context, name string) dnsReply {
 	wg.Go(func() { v4 = a.ask(ctx, name, "A") })
 	wg.Go(func() { v6 = a.ask(ctx, name, "AAAA") })
 	wg.Wait()
+	return bothFamilies(v4, v6)
+}
+
+func bothFamilies(v4, v6 dnsReply) dnsReply {
 	switch {
 	case v4.state == dnsFound && v6.state == dnsFound:
 		v4.records = append(slices.Clone(v4.records), v6.records...)
@@ -396,7 +400,7 @@ func (s spfSource) TXT(ctx context.Context, name string) ([]string, spf.Status) 
 }
 
 func (s spfSource) Addrs(ctx context.Context, name string) ([]netip.Addr, spf.Status) {
-	r := s.k.ask.addrs(ctx, name)
+	r := s.k.lookAddrs(ctx, name)
 	out := make([]netip.Addr, 0, len(r.records))
 	for _, rec := range r.records {
 		out = append(out, rec.Addr)
@@ -405,7 +409,7 @@ func (s spfSource) Addrs(ctx context.Context, name string) ([]netip.Addr, spf.St
 }
 
 func (s spfSource) MX(ctx context.Context, name string) ([]string, spf.Status) {
-	r := s.k.ask.ask(ctx, name, "MX")
+	r := s.k.look(ctx, name, "MX")
 	out := make([]string, 0, len(r.records))
 	for _, rec := range r.records {
 		if host := strings.TrimSuffix(rec.Target, "."); host != "" { // "." is a null MX

@@ -102,7 +102,8 @@ type DomainReport struct {
 	// Level is the worst level of all findings.
 	Level DomainLevel `json:"level"`
 	// Ready is true when mail through Postmark from this domain passes DMARC:
-	// the DKIM key is right and aligned, and there is a sound DMARC record.
+	// the DKIM key is right and aligned, there is a sound DMARC record, and
+	// the zone's servers agree about both.
 	Ready bool `json:"ready"`
 	// Findings in the order of the areas, the worst first in each.
 	Findings []DomainFinding `json:"findings"`
@@ -222,6 +223,8 @@ type checker struct {
 	looked   map[keyQuestion]func() dnsReply
 	zone     func() zoneServers
 	ttls     map[string]time.Duration // of the key records, from the zone
+	late     map[string]bool          // servers that are not waited for any more
+	sayer    map[string]string        // names about which servers disagree: whose answer was taken
 }
 
 func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error) {
@@ -229,7 +232,7 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	if err != nil {
 		return nil, err
 	}
-	k := &checker{DomainCheck: c, domain: name, shared: shared != nil, notes: map[string]string{}, looked: map[keyQuestion]func() dnsReply{}, ttls: map[string]time.Duration{}}
+	k := &checker{DomainCheck: c, domain: name, shared: shared != nil, notes: map[string]string{}, looked: map[keyQuestion]func() dnsReply{}, ttls: map[string]time.Duration{}, late: map[string]bool{}, sayer: map[string]string{}}
 	for _, f := range []struct {
 		field string
 		value *string
@@ -423,6 +426,12 @@ var domainAreas = []string{"DKIM", "Return-Path", "SPF", "DMARC", "Alignment", "
 
 func (k *checker) finish() {
 	r := k.report
+	for i := range k.findings {
+		f := &k.findings[i]
+		if s, ok := k.sayer[strings.ToLower(f.Name)]; ok && f.Area != "Zone" {
+			f.Summary += plain(" So says " + s + "; the zone's servers disagree.")
+		}
+	}
 	order := slices.Clone(domainAreas)
 	for _, p := range domainProfiles {
 		if slices.Contains(k.Profiles, p) {
@@ -493,7 +502,7 @@ func fewOfEach(all []DomainFinding) []DomainFinding {
 // ready: DKIM decides, with DMARC published. A missing include never does.
 func (k *checker) ready() bool {
 	for _, f := range k.report.Findings {
-		if f.Level == DomainFail && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment") {
+		if f.Level == DomainFail && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment" || f.Code == "zone_servers_disagree") {
 			return false
 		}
 	}

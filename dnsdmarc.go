@@ -343,8 +343,8 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 func (k *checker) exists(ctx context.Context) bool {
 	var mx, a dnsReply
 	var wg sync.WaitGroup
-	wg.Go(func() { mx = k.ask.ask(ctx, k.domain, "MX") })
-	wg.Go(func() { a = k.ask.addrs(ctx, k.domain) })
+	wg.Go(func() { mx = k.look(ctx, k.domain, "MX") })
+	wg.Go(func() { a = k.lookAddrs(ctx, k.domain) })
 	wg.Wait()
 	return !mx.absent() || !a.absent()
 }

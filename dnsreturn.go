@@ -84,16 +84,16 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 	}
 	// Only now is it worth knowing whether a panel published an address in
 	// place of the alias.
-	switch a := k.ask.addrs(ctx, k.ReturnPath); a.state {
-	case dnsFound:
+	switch a := k.ask.addrs(ctx, k.ReturnPath); {
+	case a.state == dnsFound && len(a.chain) == 0:
 		st.State, st.Wildcard = "address", k.wildcard(ctx, "A")
-	case dnsFailed:
+	case a.state == dnsFailed:
 		if k.ask.querier == nil {
 			k.unasked("returnpath_unasked", "the Return-Path alias", a)
 			return
 		}
 		st.State = "missing"
-	default:
+	default: // an alias that a cache still has leads to addresses, too
 		st.State = "missing"
 	}
 }

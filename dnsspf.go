@@ -525,7 +525,7 @@ func (s spfResolver) LookupTXT(ctx context.Context, name string) ([]string, erro
 }
 
 func (s spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
-	r := s.k.ask.ask(ctx, name, "MX")
+	r := s.k.look(ctx, name, "MX")
 	out := make([]*net.MX, 0, len(r.records))
 	for _, m := range r.records {
 		out = append(out, &net.MX{Host: m.Target, Pref: m.Preference})
@@ -534,7 +534,7 @@ func (s spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, erro
 }
 
 func (s spfResolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
-	r := s.k.ask.addrs(ctx, host)
+	r := s.k.lookAddrs(ctx, host)
 	out := make([]net.IPAddr, 0, len(r.records))
 	for _, rec := range r.records {
 		out = append(out, net.IPAddr{IP: rec.Addr.AsSlice()})

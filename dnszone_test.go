@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -55,6 +56,7 @@ func TestCheckDomainZone(t *testing.T) {
 		cache, one, two string
 		dead            bool // the second server
 		refused         bool // the second server serves the zone no more
+		lame            bool // the second server was never given the zone
 		cacheFails      bool
 		want            []string
 		policy          string
@@ -64,7 +66,8 @@ func TestCheckDomainZone(t *testing.T) {
 		{name: "published, the cache still denies it", cache: zone(none), one: zone(), two: zone(), want: []string{"info zone_cached"}, policy: "reject", text: "Caches may keep the old answer for 300 s."},
 		{name: "changed, the cache has the old one", cache: zone(strict), one: zone(), two: zone(), want: []string{"info zone_cached"}, policy: "reject", text: "300 s"},
 		{name: "removed, the cache has it", cache: zone(), one: zone(none), two: zone(none), want: []string{"info zone_cached"}, text: "zone: nothing"},
-		{name: "servers differ", cache: zone(), one: zone(), two: zone(strict), want: []string{"warn zone_servers_disagree"}, text: "ns2.acme.test: v=DMARC1; p=quarantine"},
+		{name: "servers differ", cache: zone(), one: zone(), two: zone(strict), want: []string{"fail zone_servers_disagree"}, policy: "quarantine", text: "ns2.acme.test: v=DMARC1; p=quarantine"},
+		{name: "one server was never given the zone", cache: zone(), one: zone(), two: zone(), lame: true, want: []string{"warn zone_server_lame"}, policy: "reject", text: "ns2.acme.test"},
 		{name: "one server dead", cache: zone(), one: zone(), two: zone(), dead: true, want: []string{"warn zone_server_dead"}, policy: "reject", text: "ns2.acme.test"},
 		{name: "one server refuses", cache: zone(), one: zone(), two: zone(), refused: true, want: []string{"warn zone_server_dead"}, policy: "reject", text: "REFUSED"},
 		{name: "the resolver fails", cache: zone(), one: zone(), two: zone(), cacheFails: true, want: []string{"warn zone_resolver_fails"}, policy: "reject", text: "SERVFAIL"},
@@ -78,6 +81,9 @@ func TestCheckDomainZone(t *testing.T) {
 			}
 			if tt.refused {
 				two.Fail("*", "*", dnstest.Fault{RCode: 5})
+			}
+			if tt.lame {
+				two.Fail("*", "*", dnstest.Fault{Lame: true})
 			}
 			if tt.cacheFails {
 				cache.Fail("_dmarc.acme.test", "TXT", dnstest.Fault{RCode: 2})
@@ -100,6 +106,139 @@ func TestCheckDomainZone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// While the zone's servers disagree, receivers get the one or the other answer
+// by chance: the verdict goes by the worse one, whichever came first, and the
+// domain is not ready.
+func TestCheckDomainServersDisagree(t *testing.T) {
+	t.Parallel()
+	dkim := testSelector + "._domainkey.acme.test"
+	other := "-" + dkim + " TXT|" + dkim + " TXT" + quoted("k=rsa; p="+spki(2048))
+	tests := []struct {
+		name  string
+		worse string // changes of the one server's zone
+		check DomainCheck
+		ready bool
+		want  string // finding
+		also  func(r *DomainReport) bool
+	}{
+		{"no key", "-" + dkim + " TXT", DomainCheck{}, false, "fail dkim_missing", func(r *DomainReport) bool { return r.DKIM[0].State == "missing" && !r.Alignment.DKIM.Aligned }},
+		{"an old key", other, DomainCheck{DKIMValue: testKey}, false, "fail dkim_key_differs", func(r *DomainReport) bool { return r.DKIM[0].State == "broken" }},
+		{"two sound keys", other, DomainCheck{}, false, "fail zone_servers_disagree", nil},
+		{"no DMARC record", "-_dmarc.acme.test TXT", DomainCheck{}, false, "fail dmarc_missing", func(r *DomainReport) bool { return r.DMARC.State == "missing" }},
+		{"two DMARC records", `_dmarc.acme.test TXT "v=DMARC1; p=none"|_dmarc.acme.test TXT "v=DMARC1; p=reject"`, DomainCheck{}, false, "fail dmarc_multiple", nil},
+		{"a milder policy", `_dmarc.acme.test TXT "v=DMARC1; p=none; rua=mailto:d@acme.test"`, DomainCheck{}, false, "info dmarc_p_none", func(r *DomainReport) bool { return r.DMARC.Policy == "none" }},
+		{"no alias", "-pm-bounces.acme.test CNAME", DomainCheck{}, true, "info returnpath_missing", func(r *DomainReport) bool { return r.ReturnPath.State == "missing" }},
+		{"alias to another place", "-pm-bounces.acme.test CNAME|pm-bounces.acme.test CNAME x.host.test", DomainCheck{}, true, "info returnpath_wrong_target", nil},
+		{"SPF with a mistake", `acme.test TXT "v=spf1 ip4:192.0.2 ~all"`, DomainCheck{}, true, "fail spf_syntax", func(r *DomainReport) bool { return r.SPF.State == "broken" }},
+		{"two SPF records", `acme.test TXT "v=spf1 -all"|acme.test TXT "v=spf1 ~all"`, DomainCheck{}, true, "fail spf_multiple", nil},
+	}
+	for _, tt := range tests {
+		for _, first := range []string{"the better first", "the worse first"} {
+			t.Run(tt.name+", "+first, func(t *testing.T) {
+				t.Parallel()
+				good, bad := dnstest.Start(t, zone()), dnstest.Start(t, zone(strings.Split(tt.worse, "|")...))
+				late := dnstest.Fault{Delay: 30 * time.Millisecond}
+				if first == "the better first" {
+					bad.Fail("*", "*", late)
+				} else {
+					good.Fail("*", "*", late)
+				}
+				tt.check.DKIMSelector = testSelector
+				// The cache has what is better.
+				tt.check.Resolver = zoneClient(t, dnstest.Start(t, zone()), good, bad)
+				r, err := CheckDomain(t.Context(), "acme.test", tt.check)
+				if err != nil {
+					t.Fatal(err)
+				}
+				finding(t, r, "zone_servers_disagree")
+				code := tt.want[strings.Index(tt.want, " ")+1:]
+				if f := finding(t, r, code); string(f.Level)+" "+code != tt.want || code != "zone_servers_disagree" && !strings.Contains(f.Summary, "So says ns2.acme.test") {
+					t.Errorf("%+v", f)
+				}
+				if r.Ready != tt.ready || tt.also != nil && !tt.also(r) {
+					t.Errorf("ready %v:\n%s", r.Ready, r.Text())
+				}
+			})
+		}
+	}
+}
+
+// A server that answers too late for the verdict is still heard: the domain is
+// not ready while it says something else.
+func TestCheckDomainLateServerDisagrees(t *testing.T) {
+	t.Parallel()
+	cache, one, two := dnstest.Start(t, zone()), dnstest.Start(t, zone()), dnstest.Start(t, zone("-_dmarc.acme.test TXT"))
+	two.Fail("*", "*", dnstest.Fault{Delay: 1300 * time.Millisecond})
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: zoneClient(t, cache, one, two), Timeout: 3 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := finding(t, r, "zone_servers_disagree"); r.Ready || f.Level != DomainFail || f.Name != "_dmarc.acme.test" {
+		t.Errorf("%+v\n%s", f, r.Text())
+	}
+}
+
+// What an SPF record points to within the zone may be as new as the record: the
+// cache's denial of it is no absence. The same holds for the mail host.
+func TestCheckDomainTargetsPublishedNow(t *testing.T) {
+	t.Parallel()
+	const record = `acme.test TXT "v=spf1 include:_spf.acme.test a:out.acme.test mx:in.acme.test exists:e.acme.test ~all"`
+	fresh := zone(record, `_spf.acme.test TXT "v=spf1 ip4:192.0.2.77 -all"`, "out.acme.test A 192.0.2.78", "in.acme.test MX 10 mail.acme.test", "e.acme.test A 127.0.0.2")
+	stale := zone(record, "-acme.test MX")
+	tests := []struct {
+		name       string
+		cache, own string
+		cacheOnly  bool
+		want       []string // SPF and mail host
+		results    []string
+	}{
+		{"the cache has not heard", stale, fresh, false, []string{}, []string{"pass", "pass", "pass"}},
+		{"the cache alone is asked", stale, fresh, true, []string{"fail spf_target_missing", "fail spf_too_many_voids", "warn mail_no_host"}, []string{"permerror", "permerror", "permerror"}},
+		{"nowhere", stale, stale, false, []string{"fail spf_target_missing", "fail spf_too_many_voids", "warn mail_no_host"}, []string{"permerror", "permerror", "permerror"}},
+		{"the cache has an old one", strings.ReplaceAll(fresh, "v=spf1 ip4:192.0.2.77", "v=spf1 ip4:192.0.2"), fresh, false, []string{}, []string{"pass", "pass", "pass"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			own := dnstest.Start(t, tt.own)
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{
+				DKIMSelector: testSelector, Resolver: zoneClient(t, dnstest.Start(t, tt.cache), own, own), CacheOnly: tt.cacheOnly,
+				Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.77"), netip.MustParseAddr("192.0.2.78"), netip.MustParseAddr("192.0.2.10")},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := []string{}
+			for _, f := range r.Findings {
+				if (f.Area == "SPF" || f.Area == "Mail host") && f.Level.rank() >= DomainWarn.rank() && f.Code != "spf_void_term" {
+					got = append(got, string(f.Level)+" "+f.Code)
+				}
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("(-want +got):\n%s\n%s", d, r.Text())
+			}
+			for i, a := range r.SPF.Addresses {
+				if a.Result != tt.results[i] {
+					t.Errorf("%s: %s (%s), want %s", a.Address, a.Result, a.Reason, tt.results[i])
+				}
+			}
+		})
+	}
+}
+
+// A subdomain that inherits its policy sees at once that it is published.
+func TestCheckDomainInheritedNow(t *testing.T) {
+	t.Parallel()
+	own := dnstest.Start(t, zone())
+	r, err := CheckDomain(t.Context(), "news.acme.test", DomainCheck{
+		DKIMSelector: testSelector + "._domainkey.acme.test", Resolver: zoneClient(t, dnstest.Start(t, zone("-_dmarc.acme.test TXT")), own, own),
+	})
+	if err != nil || r.DMARC.State != "ok" || r.DMARC.Policy != "reject" {
+		t.Errorf("%v\n%s", err, r.Text())
+	}
+	finding(t, r, "zone_cached")
 }
 
 // The verdict goes by the zone: what is published there is not reported
