@@ -322,6 +322,14 @@ func (a *askCore) lookup(ctx context.Context, r *dnsReply) {
 				r.records = append(r.records, rec)
 			}
 		}
+	case dnsmsg.PTR:
+		var names []string
+		addr, _ := reverseAddr(r.name) // nobody asks for the names of anything else
+		names, err = a.resolver.LookupAddr(ctx, addr.String())
+		for _, n := range names {
+			rec.Target = dnsmsg.Canonical(n)
+			r.records = append(r.records, rec)
+		}
 	default:
 		r.why = "the resolver given cannot be asked for " + r.typ + " records"
 		return

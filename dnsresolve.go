@@ -328,3 +328,24 @@ func reverseName(a netip.Addr) string {
 	}
 	return b.String() + "ip6.arpa."
 }
+
+// reverseAddr is the address that a name of [reverseName] stands for.
+func reverseAddr(name string) (netip.Addr, bool) {
+	text := ""
+	if v4, ok := strings.CutSuffix(name, ".in-addr.arpa."); ok {
+		parts := strings.Split(v4, ".")
+		slices.Reverse(parts)
+		text = strings.Join(parts, ".")
+	} else if v6, ok := strings.CutSuffix(name, ".ip6.arpa."); ok {
+		digits := strings.Split(v6, ".")
+		slices.Reverse(digits)
+		for i, d := range digits {
+			if i > 0 && i%4 == 0 {
+				text += ":"
+			}
+			text += d
+		}
+	}
+	a, err := netip.ParseAddr(text)
+	return a, err == nil && reverseName(a) == name
+}

@@ -547,9 +547,6 @@ func (s spfResolver) LookupAddr(ctx context.Context, addr string) ([]string, err
 	if err != nil {
 		return nil, errors.New("not an IP address")
 	}
-	if s.k.ask.querier == nil {
-		return s.k.ask.resolver.LookupAddr(ctx, addr)
-	}
 	r := s.k.ask.ask(ctx, reverseName(ip), dnsmsg.PTR.String())
 	return r.show(), resolverError(r)
 }
