@@ -3,6 +3,8 @@ package fluxly
 import (
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
 )
 
@@ -54,6 +56,49 @@ func TestAlignmentModes(t *testing.T) {
 			}
 			if r.Ready != tt.dkim {
 				t.Errorf("ready %v", r.Ready)
+			}
+		})
+	}
+}
+
+// The standard resolver gives the end of a chain of aliases, so the ends are
+// compared. Where that of Postmark's own name cannot be asked for, nothing is
+// said about the alias.
+func TestReturnPathUncompared(t *testing.T) {
+	t.Parallel()
+	const target = "pm.mtasv.net"
+	moved := zone("-"+target+" TXT", "-"+target+" A", target+" CNAME end.mtasv.net", "-pm-bounces.acme.test CNAME", "pm-bounces.acme.test CNAME end.mtasv.net", "end.mtasv.net A 203.0.113.5")
+	tests := []struct {
+		name  string
+		zone  string
+		fault dnstest.Fault
+		state string
+		want  []string
+	}{
+		{"the same end", moved, dnstest.Fault{}, "ok", []string{}},
+		{"could not be compared", moved, dnstest.Fault{RCode: 2}, "unknown", []string{"unknown returnpath_unasked"}},
+		{"another end", zone("-pm-bounces.acme.test CNAME", "pm-bounces.acme.test CNAME x.host.test"), dnstest.Fault{}, "wrong", []string{"info returnpath_wrong_target"}},
+		{"points there as it should", zone(), dnstest.Fault{RCode: 2}, "ok", []string{}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := dnstest.Start(t, tt.zone)
+			if tt.fault != (dnstest.Fault{}) {
+				s.Fail(target, "*", tt.fault)
+			}
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: plainResolver{testClient(t, s)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := []string{}
+			for _, f := range r.Findings {
+				if f.Area == "Return-Path" {
+					got = append(got, string(f.Level)+" "+f.Code)
+				}
+			}
+			if d := cmp.Diff(tt.want, got); d != "" || r.ReturnPath.State != tt.state || !r.Ready {
+				t.Errorf("state %s, ready %v (-want +got):\n%s", r.ReturnPath.State, r.Ready, d)
 			}
 		})
 	}
