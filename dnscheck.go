@@ -291,21 +291,9 @@ func (c DomainCheck) newAskCore() *askCore {
 // domainName checks a name and gives its ASCII form in lower case, without
 // root dot.
 func domainName(field, s string) (string, error) {
-	name := strings.TrimSuffix(s, ".")
-	if name == "" {
-		return "", fieldErrorf(field, s, "is empty; give a domain such as acme.test")
-	}
-	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
-		return "", fieldErrorf(field, s, "is an IP address; give the domain that stands after the @ of the sender")
-	}
-	if strings.Contains(name, "@") {
-		return "", fieldErrorf(field, s, "is a mail address; give only what stands after the @")
-	}
-	if strings.Contains(name, "/") || strings.Contains(name, ":") {
-		return "", fieldErrorf(field, s, "is not a domain name; give it without scheme, port and path")
-	}
-	if !utf8.ValidString(name) {
-		return "", fieldErrorf(field, s, "is not UTF-8 text")
+	name := strings.TrimSuffix(fullStops.Replace(s), ".")
+	if why := notDomain(name); why != "" {
+		return "", fieldErrorf(field, s, "%s", why)
 	}
 	for i := range len(name) {
 		if name[i] < 0x80 {
@@ -315,7 +303,11 @@ func domainName(field, s string) (string, error) {
 		if err != nil {
 			return "", &FieldError{Field: field, Value: clip(s, 64), Reason: "cannot be written as a DNS name: " + err.Error(), Err: err}
 		}
-		name = ascii
+		// Digits and signs of other scripts are plain ones now.
+		name = strings.TrimSuffix(ascii, ".")
+		if why := notDomain(name); why != "" {
+			return "", fieldErrorf(field, s, "%s", why)
+		}
 		break
 	}
 	name = strings.ToLower(name)
@@ -332,6 +324,31 @@ func domainName(field, s string) (string, error) {
 		return "", fieldErrorf(field, s, "has no dot; give the full domain such as acme.test")
 	}
 	return name, nil
+}
+
+// fullStops are those that IDNA takes for a dot (RFC 3490 section 3.1).
+var fullStops = strings.NewReplacer("\u3002", ".", "\uff0e", ".", "\uff61", ".")
+
+// notDomain says what a text is when it is plainly something else than a domain
+// name, or returns "".
+func notDomain(name string) string {
+	if name == "" {
+		return "is empty; give a domain such as acme.test"
+	}
+	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
+		return "is an IP address; give the domain that stands after the @ of the sender"
+	}
+	switch {
+	case strings.Contains(name, "@"):
+		return "is a mail address; give only what stands after the @"
+	case strings.ContainsAny(name, "/:"):
+		return "is not a domain name; give it without scheme, port and path"
+	case !utf8.ValidString(name):
+		return "is not UTF-8 text"
+	case strings.HasPrefix(name, "."), strings.HasSuffix(name, "."), strings.Contains(name, ".."):
+		return "has nothing between two dots, or before the first or after the last one"
+	}
+	return ""
 }
 
 func (k *checker) check(ctx context.Context) (*DomainReport, error) {

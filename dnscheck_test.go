@@ -383,6 +383,20 @@ func TestCheckDomainNames(t *testing.T) {
 		{"acme.test\n", ""},
 		{"acme\x00.test", ""},
 		{"\xd2.test", ""},
+		// Full stops and digits of other scripts become plain ones.
+		{"acme\u3002test", "acme.test"},
+		{"acme.test\u3002", "acme.test"},
+		{"acme\uff0etest\uff61", "acme.test"},
+		{"b\u00fccher\uff61test\uff0e", "xn--bcher-kva.test"},
+		{"acme\u3002\u3002test", ""},
+		{"\uff0eacme.test", ""},
+		{"acme.test\uff0e\uff61", ""},
+		{"\u3002", ""},
+		{"test\u3002", ""},
+		{"\uff11\uff19\uff12.0.2.1", ""},
+		{"192\u30020\u30022\u30021", ""},
+		{"192.0.2.1\uff61", ""},
+		{"a\uff20acme.test", ""},
 	}
 	for _, tt := range tests {
 		r, err := CheckDomain(t.Context(), tt.in, DomainCheck{Resolver: testClient(t, s), CacheOnly: true, ReturnPath: "pm-bounces.acme.test", DMARCReports: "dmarc@acme.test"})
