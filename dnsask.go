@@ -94,6 +94,7 @@ type askCore struct {
 
 	mu    sync.Mutex
 	calls map[dnsKey]*dnsCall
+	until time.Time // the end of the time given for the checks, the latest of them
 	wg    sync.WaitGroup
 }
 
@@ -166,16 +167,29 @@ func (a *askCore) start(ctx context.Context, k dnsKey) *dnsCall {
 	return c
 }
 
+// last tells that a check may run until t.
+func (a *askCore) last(t time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if t.After(a.until) {
+		a.until = t
+	}
+}
+
 // settle waits for the questions that are still out after their context was
-// cancelled. A resolver that does not honour it is not waited for: its
-// goroutine ends when the resolver returns.
+// cancelled, for a second at most and never past the time given for the check.
+// A resolver that does not honour its context is not waited for: its goroutine
+// ends when the resolver returns.
 func (a *askCore) settle(caller context.Context) {
 	done := make(chan struct{})
 	go func() {
 		a.wg.Wait()
 		close(done)
 	}()
-	t := time.NewTimer(time.Second)
+	a.mu.Lock()
+	left := time.Until(a.until)
+	a.mu.Unlock()
+	t := time.NewTimer(min(left, time.Second))
 	defer t.Stop()
 	select {
 	case <-done:

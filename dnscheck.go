@@ -355,6 +355,8 @@ func (k *checker) check(ctx context.Context) (*DomainReport, error) {
 	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, k.Timeout)
 	defer cancel()
+	end, _ := ctx.Deadline()
+	k.ask.last(end)
 	k.keys = k.keyQuestions()
 	k.zone = sync.OnceValue(func() zoneServers { return k.findZone(ctx) })
 	k.report = &DomainReport{Domain: k.domain, CheckedAt: time.Now().UTC().Truncate(time.Second)}

@@ -626,3 +626,40 @@ func (m mapResolver) LookupNS(_ context.Context, name string) ([]*net.NS, error)
 func (m mapResolver) LookupAddr(_ context.Context, addr string) ([]string, error) {
 	return m.get("PTR", addr)
 }
+
+// A resolver that does not honour its context holds nobody up past the time
+// given for the check.
+func TestCheckDomainTimeoutIsKept(t *testing.T) {
+	t.Parallel()
+	const limit = 200 * time.Millisecond
+	for name, check := range map[string]func(c DomainCheck) []*DomainReport{
+		"one": func(c DomainCheck) []*DomainReport {
+			r, err := CheckDomain(t.Context(), "acme.test", c)
+			if err != nil {
+				t.Error(err)
+			}
+			return []*DomainReport{r}
+		},
+		"several": func(c DomainCheck) (out []*DomainReport) {
+			for _, r := range CheckDomains(t.Context(), []string{"acme.test=s1", "other.test=s1"}, c) {
+				out = append(out, r.Report)
+			}
+			return out
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := stuckResolver{release: make(chan struct{})}
+			defer close(s.release)
+			begin := time.Now()
+			for _, r := range check(DomainCheck{DKIMSelector: testSelector, Resolver: s, Timeout: limit}) {
+				if r.Level != DomainUnknown {
+					t.Errorf("level %s", r.Level)
+				}
+			}
+			if took := time.Since(begin); took > limit+500*time.Millisecond {
+				t.Errorf("took %v of %v", took, limit)
+			}
+		})
+	}
+}
