@@ -415,14 +415,23 @@ func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node
 // that is not there before.
 func (k *checker) newFault(ctx context.Context, text string, before *spf.Node) (why string, lookups int) {
 	tree := spf.Walk(ctx, overlay{spfSource{k}, k.domain, text}, k.domain, spf.Identity{})
-	old := map[string]bool{}
+	// The same kind of fault at another host, or in another term, is a new one.
+	type fault struct{ code, domain, term string }
+	of := func(root *spf.Node, i spf.Issue) fault {
+		f := fault{code: i.Code, domain: strings.ToLower(i.Domain)}
+		if n := findNode(root, i.Domain); n != nil {
+			f.term = n.Record.Text[i.Pos:i.End]
+		}
+		return f
+	}
+	old := map[fault]bool{}
 	if before != nil {
 		for _, i := range spf.Lint(before) {
-			old[i.Code] = true
+			old[of(before, i)] = true
 		}
 	}
 	for _, i := range spf.Lint(tree) {
-		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[i.Code] {
+		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[of(tree, i)] {
 			return i.Text, tree.Lookups
 		}
 	}
