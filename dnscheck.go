@@ -223,8 +223,12 @@ type checker struct {
 	looked   map[keyQuestion]func() dnsReply
 	zone     func() zoneServers
 	ttls     map[string]time.Duration // of the key records, from the zone
-	late     map[string]bool          // servers that are not waited for any more
-	sayer    map[string]string        // names about which servers disagree: whose answer was taken
+
+	alignUnknown bool      // whether DKIM and SPF align could not be told of both
+	orgUnasked   *dnsReply // why the organisational domain is not known
+
+	late  map[string]bool   // servers that are not waited for any more
+	sayer map[string]string // names about which servers disagree: whose answer was taken
 }
 
 func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error) {
