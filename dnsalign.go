@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"strings"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
 )
 
 // DomainAlignment says whether mail through Postmark carries a domain that
@@ -34,14 +36,12 @@ func (k *checker) align() {
 	a.DKIM = AlignmentReport{Mode: r.DMARC.DKIMMode, Reason: "no DKIM selector was given"}
 	a.SPF = AlignmentReport{Mode: r.DMARC.SPFMode, Domain: r.ReturnPath.Want}
 	unknown := false
-	for _, d := range r.DKIM {
-		if d.Role == "revoked" {
-			continue
-		}
+	if d := signingKey(r.DKIM); d != nil {
 		a.DKIM.Domain = d.Domain
-		unknown = unknown || d.State == "unknown"
+		same, known := k.sameOrganization(d.Domain)
 		switch {
 		case d.State == "unknown":
+			unknown = true
 			a.DKIM.Reason = "the key could not be asked for"
 		case d.State == "broken":
 			a.DKIM.Reason = "the key at " + d.Host + " is not right"
@@ -49,17 +49,22 @@ func (k *checker) align() {
 			a.DKIM.Reason = "the key at " + d.Host + " is " + d.State
 		case a.DKIM.Mode == "strict" && d.Domain != k.domain:
 			a.DKIM.Reason = "the policy is strict (adkim=s), and " + d.Domain + " is not exactly " + k.domain
-		case !k.sameOrganization(d.Domain):
+		case !known:
+			unknown = true
+			a.DKIM.Reason = "whether " + d.Domain + " belongs to " + k.domain + " could not be told"
+		case !same:
 			a.DKIM.Reason = d.Domain + " does not belong to " + k.domain
 		default:
 			a.DKIM.Aligned = true
 			a.DKIM.Reason = "mail is signed for " + d.Domain
 		}
-		if a.DKIM.Aligned {
-			break
+		if i := slices.IndexFunc(r.DKIM, func(p DKIMReport) bool { return p.Role == "pending" && p.State == "ok" }); d.Role == "current" && d.State != "ok" && i >= 0 {
+			a.DKIM.Reason += "; the new one at " + r.DKIM[i].Host + " counts once Postmark has seen it and signs with it"
 		}
 	}
 	st := r.ReturnPath
+	same, known := k.sameOrganization(st.Host)
+	spfUnknown := st.State == "unknown"
 	switch {
 	case st.State == "unknown":
 		a.SPF.Reason = "the Return-Path alias could not be asked for"
@@ -73,12 +78,20 @@ func (k *checker) align() {
 			Summary: "With aspf=s, SPF never counts for your mail: the bounce address is at " + st.Host + ", a subdomain. DMARC rests on DKIM alone.",
 			Fix:     "Take aspf=s out if you want SPF as a second leg.",
 		})
-	case !k.sameOrganization(st.Host):
+	case !known:
+		spfUnknown = true
+		a.SPF.Domain = st.Host
+		a.SPF.Reason = "whether " + st.Host + " belongs to " + k.domain + " could not be told"
+	case !same:
 		a.SPF.Domain = st.Host
 		a.SPF.Reason = st.Host + " does not belong to " + k.domain
 	default:
 		a.SPF.Domain, a.SPF.Aligned = st.Host, true
 		a.SPF.Reason = "the envelope sender is at " + st.Host + ", and SPF passes through its alias"
+	}
+	k.alignUnknown = len(r.DKIM) == 0 || unknown || spfUnknown
+	if (unknown || spfUnknown) && r.DMARC.State == "ok" && k.orgUnasked != nil {
+		k.unasked("dmarc_unasked", "a DMARC record further up, which would tell what belongs to "+k.domain, *k.orgUnasked)
 	}
 	k.judgeReturnPath(a.DKIM.Aligned || unknown || len(r.DKIM) == 0)
 	switch {
@@ -92,7 +105,7 @@ func (k *checker) align() {
 			Summary: "DKIM does not count for " + k.domain + ": " + a.DKIM.Reason + ". Mail rests on SPF alone, which breaks when it is forwarded.",
 			Fix:     "Do what is said of DKIM.",
 		})
-	case st.State != "unknown":
+	case !spfUnknown:
 		k.add("align_none", DomainFinding{
 			Summary: "Nothing proves to receivers that mail comes from " + k.domain + ". DKIM: " + a.DKIM.Reason + ". SPF: " + a.SPF.Reason + ".",
 			Fix:     "Do what is said of DKIM and of the Return-Path; DKIM first, because it decides.",
@@ -100,20 +113,42 @@ func (k *checker) align() {
 	}
 }
 
+// signingKey is the key that Postmark signs with: the current one, until the
+// pending one was seen and has taken its place; nil when none was looked at.
+func signingKey(rs []DKIMReport) *DKIMReport {
+	for _, role := range []string{"current", "pending"} {
+		if i := slices.IndexFunc(rs, func(r DKIMReport) bool { return r.Role == role }); i >= 0 {
+			return &rs[i]
+		}
+	}
+	return nil
+}
+
 // sameOrganization is relaxed alignment. DKIM domain and Return-Path stand
 // above or below the domain in all but odd set-ups, so the organisational
 // domain that the walk from the domain found settles it.
-func (k *checker) sameOrganization(other string) bool {
-	org := k.report.DMARC.Organizational
-	if org == "" {
-		org = k.domain
+func (k *checker) sameOrganization(other string) (same, known bool) {
+	return belongs(k.domain, k.report.DMARC.Organizational, other)
+}
+
+// belongs reports whether a name belongs to the organisation of domain. org is
+// "" when the walk could not find it out: then a name below the domain belongs
+// to it, one that shares no more than the last label does not, and of the rest
+// nothing is known.
+func belongs(domain, org, other string) (same, known bool) {
+	switch {
+	case other == domain, strings.HasSuffix(other, "."+domain):
+		return true, true
+	case org != "":
+		return other == org || strings.HasSuffix(other, "."+org), true
 	}
-	return other == k.domain || other == org || strings.HasSuffix(other, "."+org)
+	labels := strings.Split(domain, ".")
+	return false, !inZone(dnsmsg.Canonical(other), strings.Join(labels[max(0, len(labels)-2):], "."))
 }
 
 // checkMailHost: replies and bounces go to the domain of From.
 func (k *checker) checkMailHost(ctx context.Context) {
-	mx := k.ask.ask(ctx, k.domain, "MX")
+	mx := k.look(ctx, k.domain, "MX")
 	switch {
 	case mx.state == dnsFailed:
 		k.unasked("mail_unasked", "the mail host", mx)
@@ -130,7 +165,7 @@ func (k *checker) checkMailHost(ctx context.Context) {
 		k.note("Mail host", "replies go to "+strings.Join(mx.show(), ", "))
 		return
 	}
-	a := k.ask.addrs(ctx, k.domain)
+	a := k.lookAddrs(ctx, k.domain)
 	switch {
 	case a.state == dnsFailed:
 		k.unasked("mail_unasked", "the mail host", a)

@@ -1,7 +1,11 @@
 package fluxly
 
 import (
+	"slices"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
 )
@@ -54,6 +58,160 @@ func TestAlignmentModes(t *testing.T) {
 			}
 			if r.Ready != tt.dkim {
 				t.Errorf("ready %v", r.Ready)
+			}
+		})
+	}
+}
+
+// The standard resolver gives the end of a chain of aliases, so the ends are
+// compared. Where that of Postmark's own name cannot be asked for, nothing is
+// said about the alias.
+func TestReturnPathUncompared(t *testing.T) {
+	t.Parallel()
+	const target = "pm.mtasv.net"
+	moved := zone("-"+target+" TXT", "-"+target+" A", target+" CNAME end.mtasv.net", "-pm-bounces.acme.test CNAME", "pm-bounces.acme.test CNAME end.mtasv.net", "end.mtasv.net A 203.0.113.5")
+	tests := []struct {
+		name  string
+		zone  string
+		fault dnstest.Fault
+		state string
+		want  []string
+	}{
+		{"the same end", moved, dnstest.Fault{}, "ok", []string{}},
+		{"could not be compared", moved, dnstest.Fault{RCode: 2}, "unknown", []string{"unknown returnpath_unasked"}},
+		{"another end", zone("-pm-bounces.acme.test CNAME", "pm-bounces.acme.test CNAME x.host.test"), dnstest.Fault{}, "wrong", []string{"info returnpath_wrong_target"}},
+		{"points there as it should", zone(), dnstest.Fault{RCode: 2}, "ok", []string{}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := dnstest.Start(t, tt.zone)
+			if tt.fault != (dnstest.Fault{}) {
+				s.Fail(target, "*", tt.fault)
+			}
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: plainResolver{testClient(t, s)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := []string{}
+			for _, f := range r.Findings {
+				if f.Area == "Return-Path" {
+					got = append(got, string(f.Level)+" "+f.Code)
+				}
+			}
+			if d := cmp.Diff(tt.want, got); d != "" || r.ReturnPath.State != tt.state || !r.Ready {
+				t.Errorf("state %s, ready %v (-want +got):\n%s", r.ReturnPath.State, r.Ready, d)
+			}
+		})
+	}
+}
+
+// Postmark signs with the current key until it has seen the new one. A new key
+// that is sound does not make up for a current one that is not.
+func TestRotationDecides(t *testing.T) {
+	t.Parallel()
+	const current, pending = testSelector + "._domainkey.acme.test", "20260101000000pm._domainkey.acme.test"
+	const sound, revoked, fault = `"` + testKey + `"`, `"k=rsa; p="`, `"k=rsa; p=%%%"`
+	const unasked = "unasked"
+	tests := []struct {
+		name             string
+		current, pending string // "" is not published
+		ready            bool
+	}{
+		{"both sound", sound, sound, true},
+		{"pending missing", sound, "", true},
+		{"current missing", "", sound, false},
+		{"current revoked", revoked, sound, false},
+		{"current broken", fault, sound, false},
+		{"current could not be asked", unasked, sound, false},
+		{"pending could not be asked", sound, unasked, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			lines := []string{"-" + current + " TXT"}
+			for host, v := range map[string]string{current: tt.current, pending: tt.pending} {
+				if v != "" && v != unasked {
+					lines = append(lines, host+" TXT "+v)
+				}
+			}
+			s := dnstest.Start(t, zone(lines...))
+			for host, v := range map[string]string{current: tt.current, pending: tt.pending} {
+				if v == unasked {
+					s.Fail(host, "*", dnstest.Fault{RCode: 2})
+				}
+			}
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{
+				Resolver: testClient(t, s), CacheOnly: true, Profiles: []DomainProfile{PostmarkSender},
+				Postmark: PostmarkDomain{DKIMHost: current, DKIMTextValue: testKey, DKIMPendingHost: pending, DKIMPendingTextValue: testKey},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Ready != tt.ready || r.Alignment.DKIM.Aligned != tt.ready {
+				t.Errorf("ready %v, %+v\n%s", r.Ready, r.Alignment.DKIM, r.Text())
+			}
+			if tt.current == unasked && slices.ContainsFunc(r.Findings, func(f DomainFinding) bool { return f.Level == DomainFail || f.Code == "align_dkim" }) {
+				t.Errorf("a key that could not be asked for is called wrong:\n%s", r.Text())
+			}
+		})
+	}
+}
+
+// Without an answer about DMARC the organisational domain is not known, so it is
+// not said that a key or an alias above the domain does not belong to it.
+func TestAlignmentUnknownOrganization(t *testing.T) {
+	t.Parallel()
+	const above = testSelector + "._domainkey.acme.test"
+	const dmarc = `_dmarc.acme.test TXT "v=DMARC1; p=reject; rua=mailto:d@acme.test"`
+	tests := []struct {
+		name       string
+		key        string
+		returnPath string
+		silent     string // what is not answered
+		lines      []string
+		want       []string // codes of Alignment
+		bulk       string   // code of the profile, "" for none
+	}{
+		{"all answered", above, "pm-bounces.acme.test", "", []string{dmarc}, nil, ""},
+		{"own record not answered", above, "pm-bounces.acme.test", "_dmarc.news.acme.test", []string{dmarc}, nil, "bulk_unknown"},
+		{"record above not answered", above, "pm-bounces.acme.test", "_dmarc.acme.test", nil, nil, "bulk_unknown"},
+		{"record above not answered, one of its own", above, "pm-bounces.acme.test", "_dmarc.acme.test", []string{strings.Replace(dmarc, "_dmarc.", "_dmarc.news.", 1)}, nil, "bulk_unknown"},
+		{"key of the domain itself", testSelector + "._domainkey.news.acme.test", "pm-bounces.news.acme.test", "_dmarc.news.acme.test", []string{dmarc}, nil, "bulk_unknown"},
+		{"strangers", testSelector + "._domainkey.other.test", "pm-bounces.other.test", "_dmarc.news.acme.test", []string{dmarc}, []string{"fail align_none"}, "bulk_alignment"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := dnstest.Start(t, strings.Join(append(tt.lines,
+				"news.acme.test MX 10 mail.acme.test", tt.key+` TXT "`+testKey+`"`, tt.returnPath+" CNAME pm.mtasv.net",
+				`pm.mtasv.net TXT "v=spf1 ip4:203.0.113.0/25 -all"`, "acme.test MX 10 mail.acme.test"), "\n"))
+			if tt.silent != "" {
+				s.Fail(tt.silent, "TXT", dnstest.Fault{RCode: 2})
+			}
+			r, err := CheckDomain(t.Context(), "news.acme.test", DomainCheck{
+				DKIMSelector: tt.key, ReturnPath: tt.returnPath, Resolver: testClient(t, s), CacheOnly: true, Profiles: []DomainProfile{BulkSender},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			bulk := ""
+			for _, f := range r.Findings {
+				switch {
+				case f.Area == "Alignment":
+					got = append(got, string(f.Level)+" "+f.Code)
+				case f.Area == string(BulkSender):
+					bulk = f.Code
+				case f.Code == "dmarc_report_unauthorised":
+					t.Errorf("%+v", f)
+				}
+			}
+			if d := cmp.Diff(tt.want, got); d != "" || bulk != tt.bulk && tt.bulk != "bulk_alignment" {
+				t.Errorf("bulk %q (-want +got):\n%s\n%s", bulk, d, r.Text())
+			}
+			if tt.silent != "" && r.Ready && tt.name != "all answered" {
+				t.Error("ready")
 			}
 		})
 	}

@@ -85,6 +85,7 @@ type askCore struct {
 	querier   DNSQuerier       // nil when the resolver has none
 	direct    ServerQuerier    // nil when the resolver has none
 	unchecked UncheckedQuerier // nil when the resolver has none
+	ownDialer bool             // what may be reached is for the caller's dialer to say
 	timeout   time.Duration
 	slots     chan struct{}
 	// base, when set, is the context of the questions: they are shared by
@@ -93,6 +94,7 @@ type askCore struct {
 
 	mu    sync.Mutex
 	calls map[dnsKey]*dnsCall
+	until time.Time // the end of the time given for the checks, the latest of them
 	wg    sync.WaitGroup
 }
 
@@ -111,6 +113,9 @@ func newAskCore(r Resolver, timeout time.Duration, inFlight int) *askCore {
 	a.querier, _ = r.(DNSQuerier)
 	a.direct, _ = r.(ServerQuerier)
 	a.unchecked, _ = r.(UncheckedQuerier)
+	if d, ok := r.(interface{ ownDialer() bool }); ok {
+		a.ownDialer = d.ownDialer()
+	}
 	return a
 }
 
@@ -162,16 +167,29 @@ func (a *askCore) start(ctx context.Context, k dnsKey) *dnsCall {
 	return c
 }
 
+// last tells that a check may run until t.
+func (a *askCore) last(t time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if t.After(a.until) {
+		a.until = t
+	}
+}
+
 // settle waits for the questions that are still out after their context was
-// cancelled. A resolver that does not honour it is not waited for: its
-// goroutine ends when the resolver returns.
+// cancelled, for a second at most and never past the time given for the check.
+// A resolver that does not honour its context is not waited for: its goroutine
+// ends when the resolver returns.
 func (a *askCore) settle(caller context.Context) {
 	done := make(chan struct{})
 	go func() {
 		a.wg.Wait()
 		close(done)
 	}()
-	t := time.NewTimer(time.Second)
+	a.mu.Lock()
+	left := time.Until(a.until)
+	a.mu.Unlock()
+	t := time.NewTimer(min(left, time.Second))
 	defer t.Stop()
 	select {
 	case <-done:
@@ -318,6 +336,14 @@ func (a *askCore) lookup(ctx context.Context, r *dnsReply) {
 				r.records = append(r.records, rec)
 			}
 		}
+	case dnsmsg.PTR:
+		var names []string
+		addr, _ := reverseAddr(r.name) // nobody asks for the names of anything else
+		names, err = a.resolver.LookupAddr(ctx, addr.String())
+		for _, n := range names {
+			rec.Target = dnsmsg.Canonical(n)
+			r.records = append(r.records, rec)
+		}
 	default:
 		r.why = "the resolver given cannot be asked for " + r.typ + " records"
 		return
@@ -361,6 +387,10 @@ func (a *asker) addrs(ctx context.Context, name string) dnsReply {
 	wg.Go(func() { v4 = a.ask(ctx, name, "A") })
 	wg.Go(func() { v6 = a.ask(ctx, name, "AAAA") })
 	wg.Wait()
+	return bothFamilies(v4, v6)
+}
+
+func bothFamilies(v4, v6 dnsReply) dnsReply {
 	switch {
 	case v4.state == dnsFound && v6.state == dnsFound:
 		v4.records = append(slices.Clone(v4.records), v6.records...)
@@ -392,7 +422,7 @@ func (s spfSource) TXT(ctx context.Context, name string) ([]string, spf.Status) 
 }
 
 func (s spfSource) Addrs(ctx context.Context, name string) ([]netip.Addr, spf.Status) {
-	r := s.k.ask.addrs(ctx, name)
+	r := s.k.lookAddrs(ctx, name)
 	out := make([]netip.Addr, 0, len(r.records))
 	for _, rec := range r.records {
 		out = append(out, rec.Addr)
@@ -401,7 +431,7 @@ func (s spfSource) Addrs(ctx context.Context, name string) ([]netip.Addr, spf.St
 }
 
 func (s spfSource) MX(ctx context.Context, name string) ([]string, spf.Status) {
-	r := s.k.ask.ask(ctx, name, "MX")
+	r := s.k.look(ctx, name, "MX")
 	out := make([]string, 0, len(r.records))
 	for _, rec := range r.records {
 		if host := strings.TrimSuffix(rec.Target, "."); host != "" { // "." is a null MX

@@ -102,7 +102,8 @@ type DomainReport struct {
 	// Level is the worst level of all findings.
 	Level DomainLevel `json:"level"`
 	// Ready is true when mail through Postmark from this domain passes DMARC:
-	// the DKIM key is right and aligned, and there is a sound DMARC record.
+	// the DKIM key is right and aligned, there is a sound DMARC record, and
+	// the zone's servers agree about both.
 	Ready bool `json:"ready"`
 	// Findings in the order of the areas, the worst first in each.
 	Findings []DomainFinding `json:"findings"`
@@ -222,6 +223,12 @@ type checker struct {
 	looked   map[keyQuestion]func() dnsReply
 	zone     func() zoneServers
 	ttls     map[string]time.Duration // of the key records, from the zone
+
+	alignUnknown bool      // whether DKIM and SPF align could not be told of both
+	orgUnasked   *dnsReply // why the organisational domain is not known
+
+	late  map[string]bool   // servers that are not waited for any more
+	sayer map[string]string // names about which servers disagree: whose answer was taken
 }
 
 func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error) {
@@ -229,7 +236,7 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	if err != nil {
 		return nil, err
 	}
-	k := &checker{DomainCheck: c, domain: name, shared: shared != nil, notes: map[string]string{}, looked: map[keyQuestion]func() dnsReply{}, ttls: map[string]time.Duration{}}
+	k := &checker{DomainCheck: c, domain: name, shared: shared != nil, notes: map[string]string{}, looked: map[keyQuestion]func() dnsReply{}, ttls: map[string]time.Duration{}, late: map[string]bool{}, sayer: map[string]string{}}
 	for _, f := range []struct {
 		field string
 		value *string
@@ -288,21 +295,9 @@ func (c DomainCheck) newAskCore() *askCore {
 // domainName checks a name and gives its ASCII form in lower case, without
 // root dot.
 func domainName(field, s string) (string, error) {
-	name := strings.TrimSuffix(s, ".")
-	if name == "" {
-		return "", fieldErrorf(field, s, "is empty; give a domain such as acme.test")
-	}
-	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
-		return "", fieldErrorf(field, s, "is an IP address; give the domain that stands after the @ of the sender")
-	}
-	if strings.Contains(name, "@") {
-		return "", fieldErrorf(field, s, "is a mail address; give only what stands after the @")
-	}
-	if strings.Contains(name, "/") || strings.Contains(name, ":") {
-		return "", fieldErrorf(field, s, "is not a domain name; give it without scheme, port and path")
-	}
-	if !utf8.ValidString(name) {
-		return "", fieldErrorf(field, s, "is not UTF-8 text")
+	name := strings.TrimSuffix(fullStops.Replace(s), ".")
+	if why := notDomain(name); why != "" {
+		return "", fieldErrorf(field, s, "%s", why)
 	}
 	for i := range len(name) {
 		if name[i] < 0x80 {
@@ -312,7 +307,11 @@ func domainName(field, s string) (string, error) {
 		if err != nil {
 			return "", &FieldError{Field: field, Value: clip(s, 64), Reason: "cannot be written as a DNS name: " + err.Error(), Err: err}
 		}
-		name = ascii
+		// Digits and signs of other scripts are plain ones now.
+		name = strings.TrimSuffix(ascii, ".")
+		if why := notDomain(name); why != "" {
+			return "", fieldErrorf(field, s, "%s", why)
+		}
 		break
 	}
 	name = strings.ToLower(name)
@@ -331,10 +330,37 @@ func domainName(field, s string) (string, error) {
 	return name, nil
 }
 
+// fullStops are those that IDNA takes for a dot (RFC 3490 section 3.1).
+var fullStops = strings.NewReplacer("\u3002", ".", "\uff0e", ".", "\uff61", ".")
+
+// notDomain says what a text is when it is plainly something else than a domain
+// name, or returns "".
+func notDomain(name string) string {
+	if name == "" {
+		return "is empty; give a domain such as acme.test"
+	}
+	if _, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
+		return "is an IP address; give the domain that stands after the @ of the sender"
+	}
+	switch {
+	case strings.Contains(name, "@"):
+		return "is a mail address; give only what stands after the @"
+	case strings.ContainsAny(name, "/:"):
+		return "is not a domain name; give it without scheme, port and path"
+	case !utf8.ValidString(name):
+		return "is not UTF-8 text"
+	case strings.HasPrefix(name, "."), strings.HasSuffix(name, "."), strings.Contains(name, ".."):
+		return "has nothing between two dots, or before the first or after the last one"
+	}
+	return ""
+}
+
 func (k *checker) check(ctx context.Context) (*DomainReport, error) {
 	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, k.Timeout)
 	defer cancel()
+	end, _ := ctx.Deadline()
+	k.ask.last(end)
 	k.keys = k.keyQuestions()
 	k.zone = sync.OnceValue(func() zoneServers { return k.findZone(ctx) })
 	k.report = &DomainReport{Domain: k.domain, CheckedAt: time.Now().UTC().Truncate(time.Second)}
@@ -423,6 +449,12 @@ var domainAreas = []string{"DKIM", "Return-Path", "SPF", "DMARC", "Alignment", "
 
 func (k *checker) finish() {
 	r := k.report
+	for i := range k.findings {
+		f := &k.findings[i]
+		if s, ok := k.sayer[strings.ToLower(f.Name)]; ok && f.Area != "Zone" {
+			f.Summary += plain(" So says " + s + "; the zone's servers disagree.")
+		}
+	}
 	order := slices.Clone(domainAreas)
 	for _, p := range domainProfiles {
 		if slices.Contains(k.Profiles, p) {
@@ -493,7 +525,7 @@ func fewOfEach(all []DomainFinding) []DomainFinding {
 // ready: DKIM decides, with DMARC published. A missing include never does.
 func (k *checker) ready() bool {
 	for _, f := range k.report.Findings {
-		if f.Level == DomainFail && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment") {
+		if f.Level == DomainFail && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment" || f.Code == "zone_servers_disagree") {
 			return false
 		}
 	}

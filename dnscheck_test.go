@@ -383,6 +383,20 @@ func TestCheckDomainNames(t *testing.T) {
 		{"acme.test\n", ""},
 		{"acme\x00.test", ""},
 		{"\xd2.test", ""},
+		// Full stops and digits of other scripts become plain ones.
+		{"acme\u3002test", "acme.test"},
+		{"acme.test\u3002", "acme.test"},
+		{"acme\uff0etest\uff61", "acme.test"},
+		{"b\u00fccher\uff61test\uff0e", "xn--bcher-kva.test"},
+		{"acme\u3002\u3002test", ""},
+		{"\uff0eacme.test", ""},
+		{"acme.test\uff0e\uff61", ""},
+		{"\u3002", ""},
+		{"test\u3002", ""},
+		{"\uff11\uff19\uff12.0.2.1", ""},
+		{"192\u30020\u30022\u30021", ""},
+		{"192.0.2.1\uff61", ""},
+		{"a\uff20acme.test", ""},
 	}
 	for _, tt := range tests {
 		r, err := CheckDomain(t.Context(), tt.in, DomainCheck{Resolver: testClient(t, s), CacheOnly: true, ReturnPath: "pm-bounces.acme.test", DMARCReports: "dmarc@acme.test"})
@@ -611,4 +625,41 @@ func (m mapResolver) LookupNS(_ context.Context, name string) ([]*net.NS, error)
 
 func (m mapResolver) LookupAddr(_ context.Context, addr string) ([]string, error) {
 	return m.get("PTR", addr)
+}
+
+// A resolver that does not honour its context holds nobody up past the time
+// given for the check.
+func TestCheckDomainTimeoutIsKept(t *testing.T) {
+	t.Parallel()
+	const limit = 200 * time.Millisecond
+	for name, check := range map[string]func(c DomainCheck) []*DomainReport{
+		"one": func(c DomainCheck) []*DomainReport {
+			r, err := CheckDomain(t.Context(), "acme.test", c)
+			if err != nil {
+				t.Error(err)
+			}
+			return []*DomainReport{r}
+		},
+		"several": func(c DomainCheck) (out []*DomainReport) {
+			for _, r := range CheckDomains(t.Context(), []string{"acme.test=s1", "other.test=s1"}, c) {
+				out = append(out, r.Report)
+			}
+			return out
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := stuckResolver{release: make(chan struct{})}
+			defer close(s.release)
+			begin := time.Now()
+			for _, r := range check(DomainCheck{DKIMSelector: testSelector, Resolver: s, Timeout: limit}) {
+				if r.Level != DomainUnknown {
+					t.Errorf("level %s", r.Level)
+				}
+			}
+			if took := time.Since(begin); took > limit+500*time.Millisecond {
+				t.Errorf("took %v of %v", took, limit)
+			}
+		})
+	}
 }

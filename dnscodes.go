@@ -127,7 +127,8 @@ var findingCatalogue = map[string]findingEntry{
 	"zone_cache_only":       {DomainInfo, "Zone", "RFC 2308 section 5", "Caches remember for a while what was there, and also what was not there."},
 	"zone_cached":           {DomainInfo, "Zone", "RFC 2308 section 5", "This report goes by the zone itself; receivers will follow."},
 	"zone_server_dead":      {DomainWarn, "Zone", "RFC 2182 section 4", "Receivers that happen to ask this server wait, or give up."},
-	"zone_servers_disagree": {DomainWarn, "Zone", "RFC 1034 section 4.3.5", "Receivers see the one or the other by chance."},
+	"zone_server_lame":      {DomainWarn, "Zone", "RFC 2182 section 4", "Resolvers that happen to ask this server get no answer and must ask another."},
+	"zone_servers_disagree": {DomainFail, "Zone", "RFC 1034 section 4.3.5", "Receivers see the one or the other by chance."},
 	"zone_resolver_fails":   {DomainWarn, "Zone", "RFC 4035 section 5.5", "Receivers whose resolvers fail alike treat your records as unreachable."},
 	"zone_long_ttl":         {DomainWarn, "Zone", "RFC 1035 section 3.2.1", "Mistakes and corrections both live that long."},
 

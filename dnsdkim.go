@@ -127,8 +127,8 @@ func (k *checker) checkDKIM(ctx context.Context) {
 	k.dkimRotation(reports, targets)
 }
 
-// dkimRotation: while a key is exchanged, either of current and pending will
-// do for mail; Postmark signs with the pending one once it has seen it.
+// dkimRotation: while a key is exchanged, Postmark signs with the current one
+// until it has seen the pending one.
 func (k *checker) dkimRotation(rs []DKIMReport, ts []dkimTarget) {
 	sound := slices.ContainsFunc(rs, func(r DKIMReport) bool { return r.Role != "revoked" && r.State == "ok" })
 	for i, r := range rs {

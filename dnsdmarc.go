@@ -17,7 +17,8 @@ type DMARCReport struct {
 	Host      string `json:"host,omitempty"`
 	Inherited bool   `json:"inherited,omitempty"`
 	Record    string `json:"record,omitempty"`
-	// Organizational is the organisational domain that the tree walk found.
+	// Organizational is the organisational domain that the tree walk found;
+	// empty when a name of the walk could not be asked.
 	Organizational string `json:"organizational,omitempty"`
 	// Policy is the one that applies to mail from the domain, after sp, np
 	// and t=y: "none", "quarantine" or "reject".
@@ -122,14 +123,20 @@ func (k *checker) checkDMARC(ctx context.Context) {
 	for _, n := range nodes {
 		rep.Walk = append(rep.Walk, "_dmarc."+n.name)
 	}
+	org, known := organizational(nodes)
+	if i := slices.IndexFunc(nodes, func(n dmarcNode) bool { return n.reply.state == dnsFailed }); !known && i >= 0 {
+		k.orgUnasked = &nodes[i].reply
+	}
 	own := nodes[0]
 	if own.reply.state == dnsFailed {
 		k.unasked("dmarc_unasked", "the DMARC record", own.reply)
 		return
 	}
-	rep.Organizational, _ = organizational(nodes)
+	if known {
+		rep.Organizational = org
+	}
 	meant := k.dmarcTexts(own)
-	policy := policyNode(nodes, rep.Organizational)
+	policy := policyNode(nodes, org)
 	switch {
 	case len(own.texts) > 1:
 		rep.State = "broken"
@@ -343,8 +350,8 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 func (k *checker) exists(ctx context.Context) bool {
 	var mx, a dnsReply
 	var wg sync.WaitGroup
-	wg.Go(func() { mx = k.ask.ask(ctx, k.domain, "MX") })
-	wg.Go(func() { a = k.ask.addrs(ctx, k.domain) })
+	wg.Go(func() { mx = k.look(ctx, k.domain, "MX") })
+	wg.Go(func() { a = k.lookAddrs(ctx, k.domain) })
 	wg.Wait()
 	return !mx.absent() || !a.absent()
 }
@@ -413,13 +420,14 @@ func (k *checker) reportHosts(ctx context.Context, rep *DMARCReport, n *dmarcNod
 }
 
 func (k *checker) reportHost(ctx context.Context, rep *DMARCReport, n *dmarcNode, host string) {
-	org := rep.Organizational
-	if host != org && !strings.HasSuffix(host, "."+org) {
+	if same, known := belongs(k.domain, rep.Organizational, host); !same {
 		name := n.name + "._report._dmarc." + host
 		r := k.ask.ask(ctx, name, "TXT")
 		switch {
 		case r.state == dnsFailed:
 			k.unasked("dmarc_report_unasked", "the permission to send reports to "+host, r)
+		case !known && !slices.ContainsFunc(r.texts(), isDMARC):
+			k.unasked("dmarc_report_unasked", "what belongs to "+k.domain+", so whether "+host+" must agree to take its reports is not known", *k.orgUnasked)
 		case !slices.ContainsFunc(r.texts(), isDMARC):
 			k.add("dmarc_report_unauthorised", DomainFinding{
 				Name: name, Type: "TXT", Found: r.show(),

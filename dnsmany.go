@@ -2,6 +2,7 @@ package fluxly
 
 import (
 	"context"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -117,13 +118,40 @@ func appendRecordChange(out []DomainChange, name, before, after string, unknown 
 	return append(out, c)
 }
 
-type findingKey struct{ code, name string }
+type findingKey struct{ code, name, subject string }
+
+// What may differ between two findings about the same thing.
+var (
+	loneNumber = regexp.MustCompile(`(^|[ (])[0-9]+($|[ .,;:)])`)
+	addedWords = regexp.MustCompile(` There are [0-9]+ more of this kind\.| So says [^ ]+; the zone's servers disagree\.`)
+)
+
+// keyOf tells findings of one code at one name apart by what they are about,
+// which stands in the summary: a server, a term, a tag. Numbers and the reason
+// why something could not be asked are no part of it.
+func keyOf(f DomainFinding) findingKey {
+	k := findingKey{code: f.Code, name: f.Name}
+	switch f.Area {
+	case "Return-Path", "Alignment", "Mail host":
+		return k // one of each code
+	}
+	k.subject = addedWords.ReplaceAllString(f.Summary, "")
+	if f.Area == "Zone" || f.Level == DomainUnknown {
+		for _, end := range []string{": ", " (", ". "} {
+			k.subject, _, _ = strings.Cut(k.subject, end)
+		}
+		k.subject = strings.TrimSuffix(k.subject, ".")
+	}
+	k.subject = loneNumber.ReplaceAllString(k.subject, "$1#$2")
+	return k
+}
 
 func compareFindings(before, after *DomainReport) (out []DomainChange) {
-	old := map[findingKey]DomainFinding{}
+	old := map[findingKey][]DomainFinding{}
 	unasked := map[string]bool{} // areas
 	for _, f := range before.Findings {
-		old[findingKey{f.Code, f.Name}] = f
+		k := keyOf(f)
+		old[k] = append(old[k], f)
 	}
 	for _, f := range append(slices.Clone(before.Findings), after.Findings...) {
 		if f.Level == DomainUnknown {
@@ -131,25 +159,24 @@ func compareFindings(before, after *DomainReport) (out []DomainChange) {
 		}
 	}
 	for _, f := range after.Findings {
-		k := findingKey{f.Code, f.Name}
-		o, ok := old[k]
-		delete(old, k)
-		switch {
-		case !ok:
-			if f.Level != DomainUnknown && unasked[f.Area] {
-				continue
+		k := keyOf(f)
+		if len(old[k]) == 0 {
+			if f.Level == DomainUnknown || !unasked[f.Area] {
+				out = append(out, DomainChange{Kind: "new", Code: f.Code, Name: f.Name, After: string(f.Level), Text: f.Summary})
 			}
-			out = append(out, DomainChange{Kind: "new", Code: f.Code, Name: f.Name, After: string(f.Level), Text: f.Summary})
-		case o.Level != f.Level:
-			out = append(out, DomainChange{Kind: "level", Code: f.Code, Name: f.Name, Before: string(o.Level), After: string(f.Level), Text: f.Summary})
-		}
-	}
-	for _, f := range before.Findings {
-		k := findingKey{f.Code, f.Name}
-		if _, ok := old[k]; !ok {
 			continue
 		}
-		delete(old, k)
+		if o := old[k][0]; o.Level != f.Level {
+			out = append(out, DomainChange{Kind: "level", Code: f.Code, Name: f.Name, Before: string(o.Level), After: string(f.Level), Text: f.Summary})
+		}
+		old[k] = old[k][1:]
+	}
+	for _, f := range before.Findings {
+		k := keyOf(f)
+		if len(old[k]) == 0 {
+			continue
+		}
+		old[k] = old[k][1:]
 		if f.Level != DomainUnknown && unasked[f.Area] {
 			continue
 		}

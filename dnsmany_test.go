@@ -137,6 +137,53 @@ func TestCompareReports(t *testing.T) {
 	}
 }
 
+// Two findings of one code are the same only when they are about the same
+// thing, and stay the same when only a number or a reason in them changes.
+func TestCompareFindings(t *testing.T) {
+	t.Parallel()
+	report := func(fs ...DomainFinding) *DomainReport { return &DomainReport{Domain: "acme.test", Findings: fs} }
+	f := func(code, area string, level DomainLevel, name, summary string) DomainFinding {
+		return DomainFinding{Code: code, Area: area, Level: level, Name: name, Summary: summary}
+	}
+	dead := func(ns, why string) DomainFinding {
+		return f("zone_server_dead", "Zone", DomainWarn, "acme.test", "The name server "+ns+" of acme.test could not be asked: "+why+".")
+	}
+	void := func(host string) DomainFinding {
+		return f("spf_void_term", "SPF", DomainWarn, "acme.test", `"a:`+host+`" finds nothing: `+host+" has no address record.")
+	}
+	tests := []struct {
+		name          string
+		before, after *DomainReport
+		want          []string
+	}{
+		{"another server is dead", report(dead("ns1.acme.test", "silent")), report(dead("ns2.acme.test", "silent")), []string{"new zone_server_dead", "gone zone_server_dead"}},
+		{"the same for another reason", report(dead("ns1.acme.test", "silent")), report(dead("ns1.acme.test", "it refuses")), nil},
+		{"one of two is well again", report(dead("ns1.acme.test", "silent"), dead("ns2.acme.test", "silent")), report(dead("ns2.acme.test", "silent")), []string{"gone zone_server_dead"}},
+		{"two in another order", report(dead("ns1.acme.test", "x"), dead("ns2.acme.test", "y")), report(dead("ns2.acme.test", "x"), dead("ns1.acme.test", "y")), nil},
+		{"another term finds nothing", report(void("x.test")), report(void("y.test")), []string{"new spf_void_term", "gone spf_void_term"}},
+		{"one more term", report(void("x1.test")), report(void("x1.test"), void("x2.test")), []string{"new spf_void_term"}},
+		{"the cache has less time left", report(f("zone_cached", "Zone", DomainInfo, "acme.test", "The change at acme.test is published. Caches may keep the old answer for 300 s.")),
+			report(f("zone_cached", "Zone", DomainInfo, "acme.test", "The change at acme.test is published. Caches may keep the old answer for a while.")), nil},
+		{"one more look-up", report(f("spf_many_lookups", "SPF", DomainInfo, "acme.test", "Evaluating the record takes 8 of the 10 DNS look-ups allowed.")),
+			report(f("spf_many_lookups", "SPF", DomainInfo, "acme.test", "Evaluating the record takes 9 of the 10 DNS look-ups allowed.")), nil},
+		{"many of a kind", report(f("spf_covered_network", "SPF", DomainInfo, "acme.test", "One is covered. There are 7 more of this kind.")),
+			report(f("spf_covered_network", "SPF", DomainInfo, "acme.test", "One is covered.")), nil},
+		{"could not be asked for another reason", report(f("dkim_unasked", "DKIM", DomainUnknown, "k.acme.test", "Could not ask for the DKIM key: silent.")),
+			report(f("dkim_unasked", "DKIM", DomainUnknown, "k.acme.test", "Could not ask for the DKIM key: it refuses.")), nil},
+		{"another level", report(f("returnpath_missing", "Return-Path", DomainInfo, "r.acme.test", "No alias.")), report(f("returnpath_missing", "Return-Path", DomainFail, "r.acme.test", "No alias.")), []string{"level returnpath_missing"}},
+		{"the same twice", report(void("x.test"), void("x.test")), report(void("x.test")), []string{"gone spf_void_term"}},
+	}
+	for _, tt := range tests {
+		var got []string
+		for _, c := range CompareReports(tt.before, tt.after) {
+			got = append(got, c.Kind+" "+c.Code)
+		}
+		if d := cmp.Diff(tt.want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, d)
+		}
+	}
+}
+
 func TestWatchDomain(t *testing.T) {
 	t.Parallel()
 	s := dnstest.Start(t, zone("-_dmarc.acme.test TXT"))

@@ -57,7 +57,7 @@ func (k *checker) checkProfile(ctx context.Context, p DomainProfile) {
 // oneRecord fetches a record of which there must be exactly one.
 func (k *checker) oneRecord(ctx context.Context, p DomainProfile, name, version string, read func(name, text string)) {
 	area, code := string(p), strings.ReplaceAll(string(p), "-", "")
-	r := k.ask.ask(ctx, name, "TXT")
+	r := k.look(ctx, name, "TXT")
 	if r.state == dnsFailed {
 		k.add(code+"_unasked", DomainFinding{Area: area, Name: name, Type: "TXT", Summary: "Could not ask for the record at " + name + ": " + r.why + ".", Fix: "Run the check again. This says nothing about whether the record is there."})
 		return
@@ -172,11 +172,10 @@ func (k *checker) postmarkSender() {
 		ok = false
 		k.add(code, DomainFinding{Summary: summary, Fix: fix})
 	}
-	current := slices.ContainsFunc(r.DKIM, func(d DKIMReport) bool { return d.Role != "revoked" && d.State == "ok" })
-	asked := len(r.DKIM) > 0 && !slices.ContainsFunc(r.DKIM, func(d DKIMReport) bool { return d.Role != "revoked" && d.State == "unknown" })
+	key := signingKey(r.DKIM)
 	switch {
-	case current:
-	case asked:
+	case key != nil && key.State == "ok":
+	case key != nil && key.State != "unknown":
 		add("postmark_dkim", "Postmark does not see its DKIM key, so the domain is not verified there.", "See DKIM above; then press Verify in Postmark (Sender Signatures, DNS settings).")
 	default:
 		add("postmark_unknown", "Whether Postmark sees its DKIM key could not be told.", "See DKIM above.")
@@ -204,8 +203,7 @@ func (k *checker) bulkSender() {
 	ok := true
 	if !r.Alignment.DKIM.Aligned && !r.Alignment.SPF.Aligned {
 		ok = false
-		unknown := len(r.DKIM) == 0 || slices.ContainsFunc(r.DKIM, func(d DKIMReport) bool { return d.State == "unknown" }) || r.ReturnPath.State == "unknown"
-		if unknown {
+		if k.alignUnknown {
 			ask("bulk_unknown", "Whether mail passes DMARC with an aligned domain could not be told.", "See DKIM above.")
 		} else {
 			ask("bulk_alignment", "Large receivers ask that mail pass DKIM or SPF for the domain of From; neither aligns.", "See Alignment above.")

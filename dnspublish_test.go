@@ -152,7 +152,12 @@ var mendedSPF = [][2]string{
 	{"v=spf1 ip4:192.0.2.1 +all", "v=spf1 ip4:192.0.2.1 ~all"},
 	{"v=spf1 ip4:192.0.2.1 ?all", "v=spf1 ip4:192.0.2.1 ~all"},
 	{"v=spf1 ip4:192.0.2.1", "v=spf1 ip4:192.0.2.1 ~all"},
-	{"v=spf1 ip4:192.0.2.1 -all ip4:192.0.2.2 ~all", "v=spf1 ip4:192.0.2.1 ip4:192.0.2.2 -all"},
+	{"v=spf1 ip4:192.0.2.1 -all ip4:192.0.2.2 ~all", "v=spf1 ip4:192.0.2.1 -all"},
+	{"v=spf1 ip4:192.0.2.1 ~all ip4=192.0.2.2 include:_spf.office.test", "v=spf1 ip4:192.0.2.1 ~all"},
+	{"v=spf1 ipv4:192.0.2.1 -all ipv4:192.0.2.2", "v=spf1 ip4:192.0.2.1 -all"},
+	{"v=spf1 ip4:192.0.2.1 -all v=spf1 ip4:192.0.2.2 -all", "v=spf1 ip4:192.0.2.1 -all"},
+	{"v=spf1 ip4:192.0.2.1 ?all ip4:192.0.2.2 exp=why.acme.test", "v=spf1 ip4:192.0.2.1 ~all exp=why.acme.test"},
+	{"v=spf1 -all include:_spf.office.test", ""},
 	{"v=spf1 ip4:192.0.2.1 redirect=_spf.office.test -all", "v=spf1 ip4:192.0.2.1 -all"},
 	{"v=spf1 ptr ip4:192.0.2.1 -all", ""},
 	{"v=spf1 ip4:192.0.2.1 v=spf1 ip4:192.0.2.2 -all", "v=spf1 ip4:192.0.2.1 ip4:192.0.2.2 -all"},
@@ -185,6 +190,30 @@ func TestMendSPF(t *testing.T) {
 		}
 		if got != v[1] {
 			t.Errorf("%q: proposed %q, want %q\n%v", v[0], got, v[1], codes(r))
+		}
+	}
+}
+
+// What stands after "all" counts for nobody (RFC 7208 section 5.1). It is not
+// let in by a mended record, and whoever publishes that is told so.
+func TestMendSPFAfterAll(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string][]string{
+		"v=spf1 ip4:192.0.2.1 -all ip4:192.0.2.2":                         {"spf_after_all"},
+		"v=spf1 ip4:192.0.2.1 -all ipv4:192.0.2.2":                        {"spf_syntax"},
+		"v=spf1 ip4:192.0.2.1 +all ip4:192.0.2.2":                         {"spf_after_all", "spf_pass_all"},
+		"v=spf1\u00a0ip4:192.0.2.1 -all ip4:192.0.2.2":                    {"spf_near_miss"},
+		"v=spf1 ip4:192.0.2.1 ~all include=_spf.office.test a:acme.test.": {"spf_after_all", "spf_ignored_term"},
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted(text)), DomainCheck{})
+		for _, code := range want {
+			f := finding(t, r, code)
+			if !strings.Contains(f.Fix, `stand after "all"`) && !strings.Contains(f.Fix, `stands after "all"`) {
+				t.Errorf("%q: %s: %s", text, code, f.Fix)
+			}
+			if len(f.Publish) != 1 || strings.Contains(f.Publish[0].Value, "192.0.2.2") || strings.Contains(f.Publish[0].Value, "include") {
+				t.Errorf("%q: %+v", text, f.Publish)
+			}
 		}
 	}
 }

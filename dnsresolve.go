@@ -91,7 +91,9 @@ type DNSClientConfig struct {
 	// Timeout bounds one try against one server. Default 2 s. Each server is
 	// tried twice.
 	Timeout time.Duration
-	// Dial opens connections, "udp" and "tcp". Default: [net.Dialer].
+	// Dial opens connections, "udp" and "tcp". Default: [net.Dialer]. With a
+	// function of one's own, [CheckDomain] asks name servers at private
+	// addresses too: which ones may be reached is then for the function to say.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -136,6 +138,9 @@ func NewDNSClient(c DNSClientConfig) (*DNSClient, error) {
 	}
 	return d, nil
 }
+
+// ownDialer reports whether the caller decides what is dialled.
+func (d *DNSClient) ownDialer() bool { return d.client.Dial != nil }
 
 // systemServers reads the nameserver lines, at most three as the C library.
 func systemServers(path string) (out []string) {
@@ -322,4 +327,25 @@ func reverseName(a netip.Addr) string {
 		return b.String() + "in-addr.arpa."
 	}
 	return b.String() + "ip6.arpa."
+}
+
+// reverseAddr is the address that a name of [reverseName] stands for.
+func reverseAddr(name string) (netip.Addr, bool) {
+	text := ""
+	if v4, ok := strings.CutSuffix(name, ".in-addr.arpa."); ok {
+		parts := strings.Split(v4, ".")
+		slices.Reverse(parts)
+		text = strings.Join(parts, ".")
+	} else if v6, ok := strings.CutSuffix(name, ".ip6.arpa."); ok {
+		digits := strings.Split(v6, ".")
+		slices.Reverse(digits)
+		for i, d := range digits {
+			if i > 0 && i%4 == 0 {
+				text += ":"
+			}
+			text += d
+		}
+	}
+	a, err := netip.ParseAddr(text)
+	return a, err == nil && reverseName(a) == name
 }

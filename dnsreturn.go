@@ -65,7 +65,16 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 	}
 	if target != "" {
 		st.Target = strings.TrimSuffix(strings.ToLower(target), ".")
-		if !k.sameHost(ctx, st.Target) {
+		same, end := k.sameHost(ctx, st.Target)
+		switch {
+		case end.state == dnsFailed:
+			k.add("returnpath_unasked", DomainFinding{
+				Name: k.ReturnPath, Type: "CNAME", Found: []string{st.Target},
+				Summary: "The alias at " + k.ReturnPath + " leads to " + st.Target + "; whether " + st.Want + " leads there too could not be asked: " + end.why + ".",
+				Fix:     "Run the check again. This says nothing about whether the alias is right.",
+			})
+			return
+		case !same:
 			st.State, st.Wildcard = "wrong", k.wildcard(ctx, "CNAME")
 			return
 		}
@@ -84,16 +93,16 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 	}
 	// Only now is it worth knowing whether a panel published an address in
 	// place of the alias.
-	switch a := k.ask.addrs(ctx, k.ReturnPath); a.state {
-	case dnsFound:
+	switch a := k.ask.addrs(ctx, k.ReturnPath); {
+	case a.state == dnsFound && len(a.chain) == 0:
 		st.State, st.Wildcard = "address", k.wildcard(ctx, "A")
-	case dnsFailed:
+	case a.state == dnsFailed:
 		if k.ask.querier == nil {
 			k.unasked("returnpath_unasked", "the Return-Path alias", a)
 			return
 		}
 		st.State = "missing"
-	default:
+	default: // an alias that a cache still has leads to addresses, too
 		st.State = "missing"
 	}
 }
@@ -107,16 +116,14 @@ func (k *checker) wildcard(ctx context.Context, typ string) bool {
 }
 
 // sameHost compares the target. The standard resolver gives the end of a chain
-// of aliases, so there the ends are compared.
-func (k *checker) sameHost(ctx context.Context, target string) bool {
-	if target == k.ReturnPathTarget {
-		return true
+// of aliases, so there the ends are compared; end is the reply about the one
+// that is wanted, and when it failed nothing is known.
+func (k *checker) sameHost(ctx context.Context, target string) (same bool, end dnsReply) {
+	if target == k.ReturnPathTarget || k.ask.querier != nil {
+		return target == k.ReturnPathTarget, end
 	}
-	if k.ask.querier != nil {
-		return false
-	}
-	end := k.ask.ask(ctx, k.ReturnPathTarget, "CNAME")
-	return end.state == dnsFound && strings.EqualFold(strings.TrimSuffix(end.records[0].Target, "."), target)
+	end = k.ask.ask(ctx, k.ReturnPathTarget, "CNAME")
+	return end.state == dnsFound && strings.EqualFold(strings.TrimSuffix(end.records[0].Target, "."), target), end
 }
 
 // judgeReturnPath runs when it is known whether DKIM aligns: then the alias is

@@ -122,7 +122,8 @@ func (k *checker) checkSPF(ctx context.Context) {
 		k.spfMultiple(ctx, &rep, tree)
 	default:
 		rep.State = "ok"
-		if k.spfLint(tree, k.spfMended(ctx, apex, tree)) {
+		mended, note := k.spfMended(ctx, apex, tree)
+		if k.spfLint(tree, mended, note) {
 			rep.State = "broken"
 		}
 		k.spfInclude(ctx, &rep, tree)
@@ -183,8 +184,8 @@ func (k *checker) spfTexts(apex dnsReply, others bool) {
 			}
 			if !others {
 				f.Fix = "Correct or delete it."
-				if text := mendNearSPF(t); text != "" {
-					f.Fix = "Replace it by the record below."
+				if text, note := mendNearSPF(t); text != "" {
+					f.Fix = "Replace it by the record below." + note
 					f.Publish = []DomainRecord{txtRecord(k.domain, text, t)}
 				}
 			}
@@ -235,8 +236,9 @@ func nearSPF(s string) string {
 }
 
 // spfLint files what the linter says, with the mended record where there is
-// one; it reports whether one of it makes the record a permanent error.
-func (k *checker) spfLint(tree *spf.Node, mended string) (broken bool) {
+// one and a note on it; it reports whether one of it makes the record a
+// permanent error.
+func (k *checker) spfLint(tree *spf.Node, mended, note string) (broken bool) {
 	for _, i := range spf.Lint(tree) {
 		code := "spf_" + i.Code
 		if findingCatalogue[code].level == DomainFail && i.Code != "pass_all" && i.Code != "wide_network" {
@@ -257,7 +259,11 @@ func (k *checker) spfLint(tree *spf.Node, mended string) (broken bool) {
 		}
 		if mended != "" && mendable[i.Code] && ownIssue(tree, i) {
 			f.Publish = []DomainRecord{txtRecord(k.domain, mended, tree.Texts...)}
-			f.Fix += " The record to publish has it corrected."
+			if i.Code == "after_all" {
+				f.Fix = "Publish the record below." + note
+			} else {
+				f.Fix += " The record to publish has it corrected." + note
+			}
 		}
 		k.add(code, f)
 	}
@@ -409,14 +415,23 @@ func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node
 // that is not there before.
 func (k *checker) newFault(ctx context.Context, text string, before *spf.Node) (why string, lookups int) {
 	tree := spf.Walk(ctx, overlay{spfSource{k}, k.domain, text}, k.domain, spf.Identity{})
-	old := map[string]bool{}
+	// The same kind of fault at another host, or in another term, is a new one.
+	type fault struct{ code, domain, term string }
+	of := func(root *spf.Node, i spf.Issue) fault {
+		f := fault{code: i.Code, domain: strings.ToLower(i.Domain)}
+		if n := findNode(root, i.Domain); n != nil {
+			f.term = n.Record.Text[i.Pos:i.End]
+		}
+		return f
+	}
+	old := map[fault]bool{}
 	if before != nil {
 		for _, i := range spf.Lint(before) {
-			old[i.Code] = true
+			old[of(before, i)] = true
 		}
 	}
 	for _, i := range spf.Lint(tree) {
-		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[i.Code] {
+		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[of(tree, i)] {
 			return i.Text, tree.Lookups
 		}
 	}
@@ -519,7 +534,7 @@ func (s spfResolver) LookupTXT(ctx context.Context, name string) ([]string, erro
 }
 
 func (s spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
-	r := s.k.ask.ask(ctx, name, "MX")
+	r := s.k.look(ctx, name, "MX")
 	out := make([]*net.MX, 0, len(r.records))
 	for _, m := range r.records {
 		out = append(out, &net.MX{Host: m.Target, Pref: m.Preference})
@@ -528,7 +543,7 @@ func (s spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, erro
 }
 
 func (s spfResolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
-	r := s.k.ask.addrs(ctx, host)
+	r := s.k.lookAddrs(ctx, host)
 	out := make([]net.IPAddr, 0, len(r.records))
 	for _, rec := range r.records {
 		out = append(out, net.IPAddr{IP: rec.Addr.AsSlice()})
@@ -540,9 +555,6 @@ func (s spfResolver) LookupAddr(ctx context.Context, addr string) ([]string, err
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
 		return nil, errors.New("not an IP address")
-	}
-	if s.k.ask.querier == nil {
-		return s.k.ask.resolver.LookupAddr(ctx, addr)
 	}
 	r := s.k.ask.ask(ctx, reverseName(ip), dnsmsg.PTR.String())
 	return r.show(), resolverError(r)

@@ -6,9 +6,11 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
 	"github.com/getfluxly/fluxly/internal/spf"
 	"github.com/getfluxly/fluxly/internal/spf/spfsuite"
 )
@@ -110,5 +112,62 @@ func TestSuiteVerdicts(t *testing.T) {
 	}
 	if n != 203 || right != 198 {
 		t.Errorf("%d of %d results are right, want 198 of 203", right, n)
+	}
+}
+
+// stuckNames does not honour its context when asked for the names of an
+// address, and counts how often it is asked.
+type stuckNames struct {
+	Resolver
+	asked   *atomic.Int64
+	release chan struct{}
+}
+
+func (s stuckNames) LookupAddr(context.Context, string) ([]string, error) {
+	s.asked.Add(1)
+	<-s.release
+	return nil, nil
+}
+
+// A plain resolver's look-up of names is a question as any other: it ends with
+// the check, is asked once and stands in the report.
+func TestCheckDomainStuckNames(t *testing.T) {
+	t.Parallel()
+	s := stuckNames{Resolver: testClient(t, dnstest.Start(t, zone(`acme.test TXT "v=spf1 exists:%{p}.acme.test ~all"`))), asked: &atomic.Int64{}, release: make(chan struct{})}
+	defer close(s.release)
+	addr := netip.MustParseAddr("192.0.2.7")
+	done := make(chan *DomainReport, 1)
+	go func() {
+		r, _ := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: s, Addresses: []netip.Addr{addr, addr}, Timeout: 500 * time.Millisecond})
+		done <- r
+	}()
+	select {
+	case r := <-done:
+		if a := r.SPF.Addresses; len(a) != 2 || a[0].Result != "unknown" {
+			t.Errorf("%+v", a)
+		}
+		if n := s.asked.Load(); n != 1 {
+			t.Errorf("asked %d times", n)
+		}
+		if !slices.ContainsFunc(r.Queries, func(q DomainQuery) bool { return q.Name == "7.2.0.192.in-addr.arpa" && q.Type == "PTR" }) {
+			t.Errorf("the question is not listed: %+v", r.Queries)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the check did not end with its time")
+	}
+}
+
+func TestReverseNames(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"192.0.2.7", "0.0.0.0", "255.255.255.255", "2001:db8::1:f", "::"} {
+		a := netip.MustParseAddr(s)
+		if got, ok := reverseAddr(reverseName(a)); !ok || got != a {
+			t.Errorf("%s: %s is of %s", s, reverseName(a), got)
+		}
+	}
+	for _, s := range []string{"", "acme.test.", "2.0.192.in-addr.arpa.", "1.2.3.4.5.in-addr.arpa.", "256.2.0.192.in-addr.arpa.", "01.2.0.192.in-addr.arpa.", "1.0.ip6.arpa.", strings.Repeat("g.", 32) + "ip6.arpa."} {
+		if a, ok := reverseAddr(s); ok {
+			t.Errorf("%q is of %s", s, a)
+		}
 	}
 }

@@ -2,31 +2,56 @@ package fluxly
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/getfluxly/fluxly/internal/spf"
 )
 
 // spfMended is the one record to publish in place of a faulty one, whatever
-// the number of its faults; "" when a person has to write it.
-func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node) string {
+// the number of its faults; "" when a person has to write it. note is what
+// whoever publishes it must know.
+func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node) (text, note string) {
 	text, cut := k.spfSplit(apex, tree)
 	if cut {
-		return "" // who stood in the lost part is not known
+		return "", "" // who stood in the lost part is not known
 	}
 	if text == "" {
+		var left []string
 		var ok bool
-		if text, ok = spf.Mend(tree); !ok {
-			return ""
+		if text, left, ok = spf.Mend(tree); !ok {
+			return "", ""
 		}
+		note = leftOut(left)
 	}
 	// A record that costs too much may go on doing so: senders have to go,
 	// and which ones is not for a program to say.
 	if why, lookups := k.newFault(ctx, text, tree); why != "" || lookups > max(tree.Lookups, spf.MaxLookups) {
+		return "", ""
+	}
+	return text, note
+}
+
+// leftOut speaks of the terms that a mended record leaves out because they
+// stand after "all".
+func leftOut(terms []string) string {
+	if len(terms) == 0 {
 		return ""
 	}
-	return text
+	const few = 3
+	var names []string
+	for _, t := range terms[:min(few, len(terms))] {
+		names = append(names, strconv.Quote(clip(t, 80)))
+	}
+	if more := len(terms) - few; more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	if len(terms) == 1 {
+		return " It leaves out " + names[0] + ", which stands after \"all\" and counts for nobody today; put it before \"all\" if it is a sender of yours."
+	}
+	return " It leaves out " + strings.Join(names, ", ") + ", which stand after \"all\" and count for nobody today; put before \"all\" those that are senders of yours."
 }
 
 // mendable are the linter's codes about which spf.Mend does something.
@@ -102,7 +127,8 @@ func oneBlank(parts []string) string {
 }
 
 // mendNearSPF writes a text that was meant as SPF as a record, or returns "".
-func mendNearSPF(s string) string {
+// note is what whoever publishes it must know.
+func mendNearSPF(s string) (text, note string) {
 	t := strings.Trim(s, " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u00a0\ufeff")
 	const gaps = " \t,;\u00a0\u200b\ufeff"
 	rest, known := "", false
@@ -114,13 +140,13 @@ func mendNearSPF(s string) string {
 	}
 	if !known {
 		if _, rest, known = strings.Cut(t, " "); !known {
-			return ""
+			return "", ""
 		}
 	}
 	tree := spf.WalkText("v=spf1 " + strings.TrimLeft(rest, gaps))
-	text, ok := spf.Mend(tree)
+	text, left, ok := spf.Mend(tree)
 	if !ok {
-		text = tree.Record.Text
+		text, left = tree.Record.Text, nil
 	}
 	// A record that names nobody, where somebody was named, would refuse all
 	// of the domain's own mail.
@@ -130,9 +156,9 @@ func mendNearSPF(s string) string {
 		})
 	}
 	if len(spf.Parse(text).Faults) > 0 || named(rest) && !named(strings.TrimPrefix(text, "v=spf1")) {
-		return ""
+		return "", ""
 	}
-	return text
+	return text, leftOut(left)
 }
 
 // spfPublish is the one SPF record among texts, to be published at name.

@@ -17,8 +17,25 @@ func TestMendNearSPF(t *testing.T) {
 		"v=spf1 ptr -all\"":                          "v=spf1 ptr -all",
 		"v=spf2":                                     "",
 	} {
-		if got := mendNearSPF(text); got != want {
+		if got, _ := mendNearSPF(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// A mended record must bring no fault that the old one has not: the same kind
+// of fault at another host is another fault.
+func TestMendBringsNoFault(t *testing.T) {
+	t.Parallel()
+	const hosts = "bad1.test TXT \"v=spf1 ip4:192.0.2 -all\"\nbad2.test TXT \"v=spf1 ip4:198.51.100 -all\"\ngood.test TXT \"v=spf1 ip4:198.51.100.0/24 -all\"\n"
+	for text, want := range map[string]bool{
+		"v=spf1 include:bad1.test include=bad2.test -all": false,
+		"v=spf1 include:bad1.test include=good.test -all": true,
+		"v=spf1 include:bad1.test include=bad1.test -all": true,
+	} {
+		r := checkZoneText(t, hosts+"acme.test TXT \""+text+"\"", DomainCheck{})
+		if got := len(finding(t, r, "spf_ignored_term").Publish) > 0; got != want {
+			t.Errorf("%q: a record is proposed: %v, want %v\n%s", text, got, want, r.Text())
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package fluxly
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/getfluxly/fluxly/internal/dnsmsg"
+	"github.com/getfluxly/fluxly/internal/spf"
 )
 
 // maxServers bounds how many of a zone's servers are asked.
@@ -67,22 +69,59 @@ func (k *checker) findZone(ctx context.Context) (z zoneServers) {
 	var wg sync.WaitGroup
 	for i, h := range hosts {
 		wg.Go(func() {
-			s := DomainServer{Name: strings.ToLower(h), State: "its address is not known"}
-			a := k.ask.ask(ctx, h, "A")
-			if a.absent() {
-				a = k.ask.ask(ctx, h, "AAAA")
-			}
-			if a.state == dnsFound {
-				s.Address = netip.AddrPortFrom(a.records[0].Addr, 53).String()
-				s.State = "ok"
-			} else if a.state == dnsFailed {
-				s.State = a.why
-			}
-			z.servers[i] = s
+			z.servers[i] = k.server(ctx, h)
 		})
 	}
 	wg.Wait()
 	return z
+}
+
+// server finds an address of a name server that may be asked.
+func (k *checker) server(ctx context.Context, host string) DomainServer {
+	s := DomainServer{Name: strings.ToLower(host), State: "its address is not known"}
+	for _, typ := range []string{"A", "AAAA"} {
+		a := k.ask.ask(ctx, host, typ)
+		if a.state == dnsFailed {
+			s.State = a.why
+			return s
+		}
+		for _, r := range a.records {
+			if k.ask.ownDialer || public(r.Addr) {
+				s.Address, s.State = netip.AddrPortFrom(r.Addr, 53).String(), "ok"
+				return s
+			}
+			s.State = r.Addr.String() + " is not a public address, so it is not asked"
+		}
+	}
+	return s
+}
+
+// notPublic are the networks beside those that netip knows: this network,
+// shared (RFC 6598), of the IETF's own, reserved; the old form of IPv4 in IPv6,
+// NAT64 of a network's own (RFC 8215), site-local.
+var notPublic = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("fec0::/10"),
+}
+
+// public reports whether an address belongs to the public internet. Whoever
+// publishes a zone names its servers, and must not have others ask about in
+// their own networks.
+func public(a netip.Addr) bool {
+	a = a.Unmap()
+	if !a.IsGlobalUnicast() || a.IsPrivate() || slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		return false
+	}
+	// Addresses that a router turns into one of IPv4: NAT64 (RFC 6052) and
+	// 6to4 (RFC 3056).
+	b := a.As16()
+	switch {
+	case netip.MustParsePrefix("64:ff9b::/96").Contains(a):
+		return public(netip.AddrFrom4([4]byte(b[12:])))
+	case netip.MustParsePrefix("2002::/16").Contains(a):
+		return public(netip.AddrFrom4([4]byte(b[2:6])))
+	}
+	return true
 }
 
 // keyQuestion is one of the few that decide and that a customer has just
@@ -102,13 +141,20 @@ func (k *checker) keyQuestions() []keyQuestion {
 	return qs
 }
 
-// look answers a question. For a key question the zone's own servers have the
-// last word, because a cache goes on denying a record for minutes after it was
-// published (RFC 2308 section 5).
+// look answers a question. For those that decide, and for the texts that they
+// point to within the zone, the zone's own servers have the last word, because a
+// cache goes on denying a record for minutes after it was published (RFC 2308
+// section 5). Other answers of the cache stand, save an absence in the zone.
 func (k *checker) look(ctx context.Context, name, typ string) dnsReply {
 	q := keyQuestion{dnsmsg.Canonical(name), typ}
-	if k.CacheOnly || k.ask.direct == nil || !slices.Contains(k.keys, q) {
+	key := slices.Contains(k.keys, q)
+	if k.CacheOnly || k.ask.direct == nil || !key && !k.nearby(q.name) {
 		return k.ask.ask(ctx, name, typ)
+	}
+	if !key && typ != "TXT" {
+		if r := k.ask.ask(ctx, name, typ); !r.absent() {
+			return r
+		}
 	}
 	k.mu.Lock()
 	once, ok := k.looked[q]
@@ -120,11 +166,36 @@ func (k *checker) look(ctx context.Context, name, typ string) dnsReply {
 	return once()
 }
 
+// lookAddrs looks for the addresses of a name, as [asker.addrs].
+func (k *checker) lookAddrs(ctx context.Context, name string) dnsReply {
+	if r := k.ask.addrs(ctx, name); !r.absent() {
+		return r
+	}
+	var v4, v6 dnsReply
+	var wg sync.WaitGroup
+	wg.Go(func() { v4 = k.look(ctx, name, "A") })
+	wg.Go(func() { v6 = k.look(ctx, name, "AAAA") })
+	wg.Wait()
+	return bothFamilies(v4, v6)
+}
+
+// nearby reports whether a name may lie in the domain's zone, whose apex has
+// two labels of it at least. It saves names elsewhere from waiting for the zone
+// to be found.
+func (k *checker) nearby(name string) bool {
+	labels := strings.Split(k.domain, ".")
+	return inZone(name, strings.Join(labels[max(0, len(labels)-2):], "."))
+}
+
 func (k *checker) lookBoth(ctx context.Context, q keyQuestion) dnsReply {
 	cached := make(chan dnsReply, 1)
 	k.ask.wg.Go(func() { cached <- k.ask.ask(ctx, q.name, q.typ) })
-	own, ok := k.firstAuthoritative(ctx, q)
+	replies := k.askServers(ctx, q)
 	c := <-cached
+	own, ok := k.worst(q, replies)
+	if len(replies) > 0 && !slices.Contains(k.keys, q) { // checkZone compares the keys
+		k.compare(k.zone(), q, replies, c)
+	}
 	if !ok || c.state != dnsFailed && slices.Equal(own.own, c.own) {
 		return c
 	}
@@ -138,28 +209,157 @@ func (k *checker) lookBoth(ctx context.Context, q keyQuestion) dnsReply {
 	return own
 }
 
-// firstAuthoritative gives the first authoritative answer to come. A dead
-// server does not hold it up.
-func (k *checker) firstAuthoritative(ctx context.Context, q keyQuestion) (dnsReply, bool) {
+// maxSilence is how long a server is waited for after another one answered. It
+// is less than the time for a question to one server.
+const maxSilence = 1500 * time.Millisecond
+
+// askServers asks all of the zone's servers and gives their replies in the
+// order of the servers. Once one has answered, the others are waited for up to
+// a third of the time left; who is late once is not waited for again, so that a
+// dead server does not eat up the time of the check. It returns nil when the
+// name is not in the zone.
+func (k *checker) askServers(ctx context.Context, q keyQuestion) []dnsReply {
 	z := k.zone()
 	if !inZone(q.name, z.apex) {
-		return dnsReply{}, false
+		return nil
 	}
-	replies := make(chan dnsReply, len(z.servers))
-	n := 0
-	for _, s := range z.servers {
+	type reply struct {
+		i int
+		r dnsReply
+	}
+	out := make([]dnsReply, len(z.servers))
+	replies := make(chan reply, len(z.servers))
+	waited := map[int]bool{} // servers that are out: whether they are waited for
+	for i, s := range z.servers {
+		out[i] = dnsReply{name: q.name, typ: q.typ, state: dnsFailed, why: "the name server did not reply in time"}
 		if s.Address == "" {
 			continue
 		}
-		n++
-		k.ask.wg.Go(func() { replies <- k.ask.askServer(ctx, s.Address, q.name, q.typ) })
+		k.mu.Lock()
+		waited[i] = !k.late[s.Address]
+		k.mu.Unlock()
+		k.ask.wg.Go(func() { replies <- reply{i, k.ask.askServer(ctx, s.Address, q.name, q.typ)} })
 	}
-	for range n {
-		if r := <-replies; r.state != dnsFailed && r.authoritative {
-			return r, true
+	var grace <-chan time.Time
+	answered := false
+	more := func() bool {
+		for _, w := range waited {
+			if w || !answered {
+				return true
+			}
+		}
+		return false
+	}
+	for more() {
+		select {
+		case r := <-replies:
+			out[r.i] = r.r
+			delete(waited, r.i)
+			if !answered && r.r.state != dnsFailed && r.r.authoritative {
+				answered = true
+				wait := maxSilence
+				if d, ok := ctx.Deadline(); ok {
+					wait = min(wait, time.Until(d)/3)
+				}
+				t := time.NewTimer(wait)
+				defer t.Stop()
+				grace = t.C
+			}
+		case <-grace:
+			k.mu.Lock()
+			for i := range waited {
+				k.late[z.servers[i].Address] = true
+				waited[i] = false
+			}
+			k.mu.Unlock()
 		}
 	}
-	return dnsReply{}, false
+	return out
+}
+
+// worst gives the worst of the authoritative answers, by which the verdict
+// goes while servers disagree: receivers get it by chance. With equal ones the
+// order of their texts decides, so that each run says the same.
+func (k *checker) worst(q keyQuestion, replies []dnsReply) (worst dnsReply, ok bool) {
+	at, differ := 0, false
+	for i, r := range replies {
+		if r.state == dnsFailed || !r.authoritative {
+			continue
+		}
+		if !ok {
+			worst, at, ok = r, i, true
+			continue
+		}
+		if slices.Equal(r.own, worst.own) {
+			continue
+		}
+		differ = true
+		if c := cmp.Compare(k.badness(q, r), k.badness(q, worst)); c > 0 || c == 0 && slices.Compare(r.own, worst.own) < 0 {
+			worst, at = r, i
+		}
+	}
+	if differ {
+		k.mu.Lock()
+		k.sayer[strings.TrimSuffix(q.name, ".")] = k.zone().servers[at].Name
+		k.mu.Unlock()
+	}
+	return worst, ok
+}
+
+// badness ranks answers to one question; 0 is what is best for mail.
+func (k *checker) badness(q keyQuestion, r dnsReply) int {
+	texts := r.texts()
+	targets, _ := k.dkimTargets()
+	target := slices.IndexFunc(targets, func(t dkimTarget) bool { return dnsmsg.Canonical(t.host) == q.name })
+	switch {
+	case q.name == dnsmsg.Canonical(k.ReturnPath):
+		switch {
+		case len(r.chain) == 0:
+			return 2
+		case r.chain[0] != dnsmsg.Canonical(k.ReturnPathTarget):
+			return 1
+		}
+		return 0
+	case len(texts) == 0 && len(r.chain) > 0:
+		return 1 // an alias, which is followed only when it is the answer taken
+	case q.typ != "TXT":
+		return min(1, max(0, 1-len(r.records)))
+	case target >= 0:
+		keys := slices.DeleteFunc(texts, func(s string) bool { return !looksLikeDKIM(s) })
+		if len(keys) == 0 {
+			return 3
+		}
+		key, want := parseDKIMKey(keys[0]), parseDKIMKey(targets[target].value)
+		broken := slices.ContainsFunc(key.problems, func(p dkimProblem) bool { return findingCatalogue[p.code].level == DomainFail })
+		if len(keys) > 1 || broken || key.revoked || targets[target].value != "" && key.p != want.p {
+			return 2
+		}
+		return 0
+	case strings.HasPrefix(q.name, "_dmarc."):
+		records := slices.DeleteFunc(texts, func(s string) bool { return !isDMARC(s) })
+		switch {
+		case len(records) == 0:
+			return len(dmarcPolicies) + 1
+		case len(records) > 1 || !parseDMARC(records[0]).usable:
+			return len(dmarcPolicies)
+		}
+		return len(dmarcPolicies) - 1 - slices.Index(dmarcPolicies, parseDMARC(records[0]).p)
+	}
+	records := slices.DeleteFunc(texts, func(s string) bool { return !spf.Is(s) })
+	switch {
+	case len(records) > 1 || len(records) == 1 && len(spf.Parse(records[0]).Faults) > 0:
+		return 2
+	case len(records) == 0:
+		return 1
+	}
+	return 0
+}
+
+// decides reports whether the answer to q is one of those that [DomainReport.Ready]
+// rests on.
+func (k *checker) decides(q keyQuestion) bool {
+	targets, _ := k.dkimTargets()
+	return strings.HasPrefix(q.name, "_dmarc.") || slices.ContainsFunc(targets, func(t dkimTarget) bool { return t.role != "revoked" && dnsmsg.Canonical(t.host) == q.name })
 }
 
 func inZone(name, apex string) bool {
@@ -207,12 +407,17 @@ func (k *checker) checkZone(ctx context.Context) {
 	}
 	wg.Wait()
 	alive := 0
+	const lame = "it answers without being a server of the zone"
 	z.servers = slices.Clone(z.servers) // the checks still read the others
 	for j := range z.servers {
 		s := &z.servers[j]
 		for _, r := range results {
 			if s.Address != "" && r.replies[j].state == dnsFailed {
 				s.State = r.replies[j].why
+			}
+			// Other names may be delegated further; the domain itself is not.
+			if s.State == "ok" && r.q.name == dnsmsg.Canonical(k.domain) && !r.replies[j].authoritative {
+				s.State = lame
 			}
 		}
 		if s.State == "ok" {
@@ -229,7 +434,15 @@ func (k *checker) checkZone(ctx context.Context) {
 		return
 	}
 	for _, s := range z.servers {
-		if s.State != "ok" {
+		switch s.State {
+		case "ok":
+		case lame:
+			k.add("zone_server_lame", DomainFinding{
+				Name: z.apex, Type: "NS", Found: []string{s.Name},
+				Summary: fmt.Sprintf("%s is named as a name server of %s and does not serve it: its answers do not carry the mark of authority.", s.Name, z.apex),
+				Fix:     "Set the zone up on it, or take it out of the NS records of the zone.",
+			})
+		default:
 			k.add("zone_server_dead", DomainFinding{
 				Name: z.apex, Type: "NS", Found: []string{s.Name},
 				Summary: fmt.Sprintf("The name server %s of %s could not be asked: %s.", s.Name, z.apex, s.State),
@@ -265,16 +478,22 @@ func (k *checker) compare(z zoneServers, q keyQuestion, replies []dnsReply, cach
 	if first == nil {
 		return
 	}
-	k.mu.Lock()
-	k.ttls[name] = first.ttl
-	k.mu.Unlock()
+	if q.typ == "TXT" {
+		k.mu.Lock()
+		k.ttls[name] = first.ttl
+		k.mu.Unlock()
+	}
 	switch {
 	case !agree:
-		k.add("zone_servers_disagree", DomainFinding{
+		f := DomainFinding{
 			Name: name, Type: q.typ, Found: found,
 			Summary: "The name servers of " + z.apex + " give different answers for " + name + ".",
 			Fix:     "Wait until the change has reached all of them; if it does not, correct the transfer of the zone.",
-		})
+		}
+		if !k.decides(q) {
+			f.Level = DomainWarn
+		}
+		k.add("zone_servers_disagree", f)
 	case cached.state == dnsFailed:
 		f := DomainFinding{
 			Name: name, Type: q.typ, Found: found,

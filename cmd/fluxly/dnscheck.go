@@ -23,8 +23,13 @@ sent through Postmark, and prints the exact records to publish. Flags may
 stand before or after the domains. With several domains, give the selector of
 each as DOMAIN=SELECTOR.
 
-Exit code: 0 nothing to mend, 1 something fails, 2 wrong arguments, 3 nothing
-fails but something could not be asked.
+Exit code:
+  0  nothing fails; there may be warnings
+  1  something fails, or with -strict there is a warning
+  2  wrong arguments; a name that is no domain is one
+  3  nothing fails, but something could not be asked
+Of several domains the worst counts: 2 before 1, and 1 before 3. With -watch it
+is the code of the last check.
 
 Flags:
 `
@@ -44,14 +49,9 @@ type dnscheckFlags struct {
 	timeout  time.Duration
 }
 
-func dnscheckFlagSet(stderr io.Writer) (*flag.FlagSet, *dnscheckFlags) {
+func dnscheckFlagSet() (*flag.FlagSet, *dnscheckFlags) {
 	f := &dnscheckFlags{}
 	set := flag.NewFlagSet("dnscheck", flag.ContinueOnError)
-	set.SetOutput(stderr)
-	set.Usage = func() {
-		fmt.Fprint(stderr, dnscheckHelp)
-		set.PrintDefaults()
-	}
 	set.StringVar(&f.check.DKIMSelector, "selector", "", "DKIM `selector` or host that Postmark shows, such as 20231123163444pm")
 	set.StringVar(&f.check.DKIMValue, "dkim", "", "the DKIM `value` that Postmark shows (\"k=rsa; p=...\"), to compare with")
 	set.StringVar(&f.postmark, "postmark", "", "`file` with Postmark's domain object as JSON; \"-\" reads standard input")
@@ -80,29 +80,11 @@ func profileNames() string {
 	return strings.Join(names, ", ")
 }
 
-// parseMixed lets flags stand after arguments, where people put them.
-func parseMixed(set *flag.FlagSet, args []string) (rest []string, err error) {
-	for {
-		if err := set.Parse(args); err != nil {
-			return nil, err
-		}
-		args = set.Args()
-		if len(args) == 0 {
-			return rest, nil
-		}
-		rest = append(rest, args[0])
-		args = args[1:]
-	}
-}
-
 func dnscheck(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	set, f := dnscheckFlagSet(stderr)
-	domains, err := parseMixed(set, args)
-	if errors.Is(err, flag.ErrHelp) {
-		return exitOK
-	}
-	if err != nil {
-		return exitUsage
+	set, f := dnscheckFlagSet()
+	domains, code, done := parse(set, dnscheckHelp, args, stdout, stderr)
+	if done {
+		return code
 	}
 	fail := func(err error) int {
 		fmt.Fprintln(stderr, "fluxly dnscheck:", err)
@@ -110,12 +92,15 @@ func dnscheck(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	}
 	switch {
 	case len(domains) == 0:
-		set.Usage()
+		printHelp(set, dnscheckHelp, stderr)
 		return exitUsage
 	case f.watch != 0 && len(domains) > 1:
 		return fail(errors.New("-watch takes one domain"))
 	case f.html && len(domains) > 1:
 		return fail(errors.New("-html takes one domain"))
+	}
+	if err := f.agree(set); err != nil {
+		return fail(err)
 	}
 	if err := f.settle(); err != nil {
 		return fail(err)
@@ -123,7 +108,7 @@ func dnscheck(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	if f.watch != 0 {
 		return f.watchDomain(ctx, domains[0], stdout, stderr)
 	}
-	code := exitOK
+	code = exitOK
 	for _, r := range fluxly.CheckDomains(ctx, domains, f.check) {
 		if r.Report == nil {
 			code = fail(r.Err)
@@ -137,6 +122,32 @@ func dnscheck(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		}
 	}
 	return code
+}
+
+// agree refuses flags that contradict each other, and times that are none.
+func (f *dnscheckFlags) agree(set *flag.FlagSet) error {
+	var forms []string
+	for _, o := range []struct {
+		name string
+		on   bool
+	}{{"-json", f.json}, {"-html", f.html}, {"-zone", f.zone}} {
+		if o.on {
+			forms = append(forms, o.name)
+		}
+	}
+	if n := len(forms); n > 1 {
+		return fmt.Errorf("%s and %s are different forms of the report; give one of them", strings.Join(forms[:n-1], ", "), forms[n-1])
+	}
+	var err error
+	set.Visit(func(s *flag.Flag) {
+		if d, ok := s.Value.(flag.Getter).Get().(time.Duration); ok && d <= 0 && err == nil {
+			err = fmt.Errorf("-%s %s is not above zero", s.Name, d)
+		}
+	})
+	if err == nil && f.watch > 0 && (f.html || f.zone) {
+		err = fmt.Errorf("-watch and %s do not go together; what changes is printed as text or with -json", forms[0])
+	}
+	return err
 }
 
 // settle turns the flags into settings.

@@ -6,6 +6,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -61,6 +63,46 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fmt.Fprintf(stderr, "fluxly: unknown command %q\n\n", args[0])
 	usage(stderr)
 	return exitUsage
+}
+
+// parse reads the arguments of a command, with flags before or after the rest.
+// Help that was asked for goes to stdout, and help that a mistake calls for to
+// stderr; done is then true, and code the exit code.
+func parse(set *flag.FlagSet, help string, args []string, stdout, stderr io.Writer) (rest []string, code int, done bool) {
+	set.SetOutput(io.Discard)
+	set.Usage = func() {}
+	rest, err := parseMixed(set, args)
+	switch {
+	case err == nil:
+		return rest, exitOK, false
+	case errors.Is(err, flag.ErrHelp):
+		printHelp(set, help, stdout)
+		return nil, exitOK, true
+	}
+	fmt.Fprintf(stderr, "fluxly %s: %v\n\n", set.Name(), err)
+	printHelp(set, help, stderr)
+	return nil, exitUsage, true
+}
+
+func printHelp(set *flag.FlagSet, help string, w io.Writer) {
+	fmt.Fprint(w, help)
+	set.SetOutput(w)
+	set.PrintDefaults()
+}
+
+// parseMixed lets flags stand after arguments, where people put them.
+func parseMixed(set *flag.FlagSet, args []string) (rest []string, err error) {
+	for {
+		if err := set.Parse(args); err != nil {
+			return nil, err
+		}
+		args = set.Args()
+		if len(args) == 0 {
+			return rest, nil
+		}
+		rest = append(rest, args[0])
+		args = args[1:]
+	}
 }
 
 func usage(w io.Writer) {

@@ -52,7 +52,21 @@ func TestRun(t *testing.T) {
 		{name: "help", args: []string{"help"}, out: "dnscheck"},
 		{name: "version", args: []string{"version"}, out: "fluxly "},
 		{name: "unknown command", args: []string{"fly"}, code: exitUsage, stderr: `unknown command "fly"`},
-		{name: "command help", args: []string{"dnscheck", "-h"}, stderr: "Exit code"},
+		{name: "command help", args: []string{"dnscheck", "-h"}, out: "Exit code"},
+		{name: "command help behind a domain", args: []string{"dnscheck", "good.test", "--help"}, out: "-selector"},
+		{name: "JSON and a page", args: dns("good.test", "-json", "-html"), code: exitUsage, stderr: "-json and -html"},
+		{name: "JSON and a zone", args: dns("good.test", "-zone", "-json"), code: exitUsage, stderr: "-json and -zone"},
+		{name: "a page and a zone", args: dns("good.test", "-html", "-zone"), code: exitUsage, stderr: "-html and -zone"},
+		{name: "all three", args: dns("good.test", "-json", "-html", "-zone"), code: exitUsage, stderr: "-json, -html and -zone"},
+		{name: "one of them said to be off", args: dns("good.test", "-selector", "s1", "-json", "-html=false"), out: `"ready": true`},
+		{name: "watch and a page", args: dns("good.test", "-watch", "1s", "-html"), code: exitUsage, stderr: "-watch and -html"},
+		{name: "watch and a zone", args: dns("good.test", "-watch", "1s", "-zone"), code: exitUsage, stderr: "-watch and -zone"},
+		{name: "watch nothing", args: dns("good.test", "-watch", "0"), code: exitUsage, stderr: "-watch 0s is not above zero"},
+		{name: "watch backwards", args: dns("good.test", "-watch", "-1m"), code: exitUsage, stderr: "-watch -1m0s is not above zero"},
+		{name: "no time", args: dns("good.test", "-timeout", "0"), code: exitUsage, stderr: "-timeout 0s is not above zero"},
+		{name: "time backwards", args: dns("good.test", "-timeout", "-5s"), code: exitUsage, stderr: "-timeout -5s is not above zero"},
+		{name: "watch several", args: dns("good.test", "bad.test", "-watch", "1s"), code: exitUsage, stderr: "-watch takes one domain"},
+		{name: "a page of several", args: dns("good.test", "bad.test", "-html"), code: exitUsage, stderr: "-html takes one domain"},
 		{name: "no domain", args: []string{"dnscheck"}, code: exitUsage, stderr: "DOMAIN"},
 		{name: "bad flag", args: []string{"dnscheck", "-x"}, code: exitUsage, stderr: "-x"},
 		{name: "bad domain", args: dns("a b"), code: exitUsage, stderr: `domain "a b"`},
@@ -89,6 +103,22 @@ func TestRun(t *testing.T) {
 				t.Errorf("standard error lacks %q:\n%s", tt.stderr, &stderr)
 			}
 		})
+	}
+}
+
+// The help names each exit code, and what else has a say in it.
+func TestHelpExitCodes(t *testing.T) {
+	t.Parallel()
+	var out, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"dnscheck", "-h"}, &out, &stderr); code != exitOK || stderr.Len() > 0 {
+		t.Errorf("exit code %d, standard error %q", code, &stderr)
+	}
+	_, text, _ := strings.Cut(out.String(), "Exit code:")
+	text, _, _ = strings.Cut(text, "Flags:")
+	for _, want := range []string{"\n  0  ", "\n  1  ", "\n  2  ", "\n  3  ", "-strict", "-watch", "several domains"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the help lacks %q:\n%s", want, text)
+		}
 	}
 }
 

@@ -39,14 +39,9 @@ type migrateFlags struct {
 	timeout  time.Duration
 }
 
-func migrateFlagSet(stderr io.Writer) (*flag.FlagSet, *migrateFlags) {
+func migrateFlagSet() (*flag.FlagSet, *migrateFlags) {
 	f := &migrateFlags{}
 	set := flag.NewFlagSet("migrate", flag.ContinueOnError)
-	set.SetOutput(stderr)
-	set.Usage = func() {
-		fmt.Fprint(stderr, migrateHelp)
-		set.PrintDefaults()
-	}
 	// Its default is not printed, because it may hold a password.
 	set.StringVar(&f.database, "database", "", "`URL` of a Postgres database, or SQLite file (default: DATABASE_URL)")
 	set.StringVar(&f.schema, "schema", "", "`name` of the schema on Postgres (default \"fluxly\")")
@@ -55,13 +50,10 @@ func migrateFlagSet(stderr io.Writer) (*flag.FlagSet, *migrateFlags) {
 }
 
 func migrate(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	set, f := migrateFlagSet(stderr)
-	rest, err := parseMixed(set, args)
-	if errors.Is(err, flag.ErrHelp) {
-		return exitOK
-	}
-	if err != nil {
-		return exitUsage
+	set, f := migrateFlagSet()
+	rest, code, done := parse(set, migrateHelp, args, stdout, stderr)
+	if done {
+		return code
 	}
 	fail := func(code int, err error) int {
 		fmt.Fprintln(stderr, "fluxly migrate:", err)

@@ -47,7 +47,7 @@ func TestMigrate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []migrateCase{
-		{name: "help", args: []string{"-h"}, stderr: "Exit code"},
+		{name: "help", args: []string{"-h"}, out: "Exit code"},
 		{name: "nothing", code: exitUsage, stderr: "-database is missing"},
 		{name: "argument", args: []string{"postgres://user:" + password + "@host/name"}, code: exitUsage, stderr: "name the store with -database"},
 		{name: "bad flag", args: []string{"-x"}, code: exitUsage, stderr: "-x"},

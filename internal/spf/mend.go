@@ -9,17 +9,22 @@ import (
 // Mend corrects what can be corrected in the root's own record without knowing
 // who sends: usual slips of the pen, terms that do nothing or lead nowhere, and
 // a missing or too open "all". Networks, includes that answer, ptr (which may be
-// all that some sender passes by) and unknown modifiers stay. ok is false when nothing is to be mended or the grammar
-// cannot be.
-func Mend(root *Node) (text string, ok bool) {
+// all that some sender passes by) and unknown modifiers stay.
+//
+// What stands after "all" is never looked at (RFC 7208 section 5.1), so it must
+// not begin to count: it is not in the text, and left lists it.
+//
+// ok is false when nothing is to be mended or the grammar cannot be, and when
+// only "-all" would be left of a record that names senders after it.
+func Mend(root *Node) (text string, left []string, ok bool) {
 	if root.Record == nil {
-		return "", false
+		return "", nil, false
 	}
 	r, steps := root.Record, root.Steps
 	if len(r.Faults) > 0 {
 		r, steps = Parse(mendText(r.Text)), nil
 		if len(r.Faults) > 0 {
-			return "", false
+			return "", nil, false
 		}
 	}
 	all, redirect := r.All(), r.Redirect()
@@ -39,11 +44,18 @@ func Mend(root *Node) (text string, ok bool) {
 			}
 			continue
 		case t.Modifier:
-			if fixed, wrong := meantMechanism(t.Text); wrong && len(Parse("v=spf1 "+fixed).Faults) == 0 {
+			fixed, wrong := meantMechanism(t.Text)
+			switch {
+			case !wrong || len(Parse("v=spf1 "+fixed).Faults) > 0:
+				after = append(after, t.Text)
+			case all != nil && t.Pos > all.Pos:
+				left = append(left, t.Text)
+			default:
 				before = append(before, fixed)
-				continue
 			}
-			after = append(after, t.Text)
+			continue
+		case all != nil && t.Pos > all.Pos:
+			left = append(left, t.Text)
 			continue
 		case nowhere(root, steps, i):
 			useless = true
@@ -69,9 +81,11 @@ func Mend(root *Node) (text string, ok bool) {
 		// Whoever named senders has some; that none of them is found must not
 		// end in a record that refuses everybody.
 		before[0] = "~all"
+	} else if len(left) > 0 && len(before) == 1 && all.Qualifier == '-' {
+		return "", nil, false
 	}
 	text = strings.Join(append(append([]string{r.Text[:6]}, before...), after...), " ")
-	return text, strings.Join(strings.FieldsFunc(root.Record.Text, func(c rune) bool { return c == ' ' }), " ") != text
+	return text, left, strings.Join(strings.FieldsFunc(root.Record.Text, func(c rune) bool { return c == ' ' }), " ") != text
 }
 
 // nowhere reports whether the term asks for something that is not there, or

@@ -180,12 +180,12 @@ func FuzzParse(f *testing.F) {
 		}
 		// A mended record is sound, ends what it leaves open, and has nothing
 		// left to mend.
-		if text, ok := Mend(WalkText(s)); ok {
+		if text, _, ok := Mend(WalkText(s)); ok {
 			again := WalkText(text)
 			if !Is(text) || len(again.Record.Faults) > 0 || again.Record.All() == nil && again.Record.Redirect() == nil {
 				t.Fatalf("%q is mended to %q: %+v", s, text, again.Record.Faults)
 			}
-			if more, ok := Mend(again); ok {
+			if more, _, ok := Mend(again); ok {
 				t.Fatalf("%q is mended to %q, and that to %q", s, text, more)
 			}
 		}

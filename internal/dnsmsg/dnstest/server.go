@@ -31,6 +31,9 @@ type Fault struct {
 	Bogus bool
 	// Liar replies with the right question and records of another name.
 	Liar bool
+	// Lame replies without authority (the AA bit) and without records, as a
+	// server does that was never given the zone.
+	Lame bool
 	// WrongID replies with another id before, never the right one.
 	WrongID bool
 	// Truncate cuts each UDP reply; with TCPDrop the TCP one never comes.
@@ -337,9 +340,14 @@ func (s *Server) reply(msg []byte, udp bool) [][]byte {
 	if f.RCode != 0 {
 		answers, authority, rcode = nil, nil, f.RCode
 	}
-	out := pack(id, q, rcode, false, answers, authority)
+	if f.Lame {
+		answers, authority, rcode = nil, nil, dnsmsg.NoError
+	}
+	h = dnsmessage.Header{ID: id, Response: true, Authoritative: !f.Lame, RCode: dnsmessage.RCode(rcode)}
+	out := pack(h, q, answers, authority)
 	if udp && (f.Truncate || len(out) > limit) {
-		out = pack(id, q, rcode, true, nil, nil)
+		h.Truncated = true
+		out = pack(h, q, nil, nil)
 	}
 	return [][]byte{out}
 }
@@ -416,8 +424,8 @@ func (s *Server) at(name string) ([]dnsmsg.Record, bool) {
 	}
 }
 
-func pack(id uint16, q dnsmessage.Question, rcode int, cut bool, answers, authority []dnsmsg.Record) []byte {
-	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: id, Response: true, Authoritative: true, Truncated: cut, RCode: dnsmessage.RCode(rcode)})
+func pack(h dnsmessage.Header, q dnsmessage.Question, answers, authority []dnsmsg.Record) []byte {
+	b := dnsmessage.NewBuilder(nil, h)
 	b.EnableCompression()
 	_ = b.StartQuestions()
 	_ = b.Question(q)
