@@ -16,12 +16,18 @@ import (
 // in Postmark's dashboard, still changes the suppressions.
 // https://postmarkapp.com/developer/webhooks/webhooks-overview
 func (e *Engine) Notice(ctx context.Context, n PostmarkNotice) error {
+	n.Recipient, n.Stream = plainText(n.Recipient), plainText(n.Stream)
+	if plainText(n.SendKey) != n.SendKey {
+		n.SendKey = "" // none of ours
+	}
 	return e.update(ctx, Preload{SendKey: n.SendKey}, func(ctx context.Context, tx Tx) error {
 		if s, ok := n.Suppression(); ok {
 			if s.At.IsZero() {
 				s.At = e.now()
 			}
 			s.At = stored(s.At)
+			// A suppression must not be lost for what else stands in it.
+			s.Address, s.Stream, s.Reason, s.Origin = plainText(s.Address), plainText(s.Stream), plainText(s.Reason), plainText(s.Origin)
 			e.doubt(tx)
 			if err := tx.PutSuppression(ctx, &s); err != nil {
 				return err

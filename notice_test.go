@@ -57,6 +57,32 @@ func TestNotice(t *testing.T) {
 	}
 }
 
+// Texts that a database does not take are refused by their name; a provider's
+// notice loses its suppression to none of them.
+func TestSuppressionTexts(t *testing.T) {
+	t.Parallel()
+	k := newKit(t, welcome())
+	for field, s := range map[string]fluxly.Suppression{
+		"reason": {Reason: "Hard\x00Bounce"}, "origin": {Origin: "Cust\xffomer"}, "stream": {Stream: "a\x00"},
+	} {
+		s.Address = "u1@example.test"
+		var refused *fluxly.FieldError
+		if err := k.Engine.Suppress(t.Context(), s); !errors.As(err, &refused) || refused.Field != field {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	n, err := fluxly.DecodePostmarkNotice([]byte(`{"RecordType":"SubscriptionChange","ChangedAt":"2026-03-02T13:00:00Z","Recipient":"u1@example.test",` +
+		`"Origin":"Rec\u0000ipient","SuppressSending":true,"SuppressionReason":"Hard\u0000","MessageStream":"broadcast","Metadata":{"send_key":"\u0000"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Engine.Notice(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	k.Track(event("signed_up", "u1", nil))
+	k.WantNotSent("u1", "welcome", fluxly.ReasonSuppressed)
+}
+
 func TestConfigRefusesWhatCannotWork(t *testing.T) {
 	t.Parallel()
 	store := fluxly.NewMemoryStore()

@@ -45,7 +45,8 @@ type ExclusiveStore interface {
 // Worker is what [Store.Work] hands due work to; the engine is one. An error
 // is final only when ctx has ended, else the work is handed out again later.
 //
-// Work of an [ExclusiveStore] also looks for the methods of [ExclusiveWorker].
+// Work also looks for the method of [EndingWorker], and that of an
+// [ExclusiveStore] for those of [ExclusiveWorker].
 type Worker interface {
 	// Now is the worker's clock.
 	Now() time.Time
@@ -54,15 +55,22 @@ type Worker interface {
 	Do(ctx context.Context, kind WorkKind, batch []Work) error
 }
 
+// EndingWorker is a [Worker] whose calls may leave something under way, such as
+// a mail that is with its provider. Work calls End once no call runs and none
+// will, and returns only when that has returned.
+type EndingWorker interface {
+	Worker
+	End()
+}
+
 // ExclusiveWorker is a [Worker] that is told when it is the only one. Work of
 // an [ExclusiveStore] calls Begin once, after it has made sure that no other
 // Work runs and before it hands out any work; an error of Begin ends Work, which
-// returns it. In the end it calls End, when all else has returned and before
-// another Work may run; not when Begin has failed.
+// returns it. End is called before another Work may run; not when Begin has
+// failed.
 type ExclusiveWorker interface {
-	Worker
+	EndingWorker
 	Begin(ctx context.Context) error
-	End()
 }
 
 // WorkKind is a kind of due work.

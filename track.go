@@ -163,12 +163,14 @@ func (e *Engine) alias(ctx context.Context, update updateFunc, a Alias) error {
 	if err := a.Validate(); err != nil {
 		return err
 	}
-	return update(ctx, Preload{}, func(ctx context.Context, tx Tx) error {
+	source := Identifier{AnonymousID, a.AnonymousID}
+	if a.PreviousID != "" {
+		source = Identifier{ExternalID, a.PreviousID}
+	}
+	// Both at once, so that two that fold the other way round wait in order.
+	hint := Preload{IDs: []Identifier{{UserID, a.UserID}, {ExternalID, a.UserID}, source}}
+	return update(ctx, hint, func(ctx context.Context, tx Tx) error {
 		now := e.clockOf(tx)
-		source := Identifier{AnonymousID, a.AnonymousID}
-		if a.PreviousID != "" {
-			source = Identifier{ExternalID, a.PreviousID}
-		}
 		target, err := firstProfile(ctx, tx, Identifier{UserID, a.UserID}, Identifier{ExternalID, a.UserID})
 		if err != nil {
 			return err
@@ -245,7 +247,7 @@ func (e *Engine) erase(ctx context.Context, update updateFunc, er Erasure) error
 	if err := er.Validate(); err != nil {
 		return err
 	}
-	return update(ctx, Preload{}, func(ctx context.Context, tx Tx) error {
+	return update(ctx, Preload{IDs: anyID(er.ID)}, func(ctx context.Context, tx Tx) error {
 		found, err := tx.FindProfiles(ctx, anyID(er.ID))
 		if err != nil {
 			return err
@@ -490,6 +492,11 @@ func (e *Engine) Suppress(ctx context.Context, s Suppression) error {
 	if m, err := mimemail.ParseMailbox(s.Address); err != nil || m.Name != "" {
 		return fieldErrorf("address", s.Address, "is not one bare address, such as ann@acme.test")
 	}
+	for _, f := range []struct{ name, text string }{{"stream", s.Stream}, {"reason", s.Reason}, {"origin", s.Origin}} {
+		if plainText(f.text) != f.text {
+			return fieldErrorf(f.name, f.text, "is not valid UTF-8, or holds a NUL")
+		}
+	}
 	return e.update(ctx, Preload{}, func(ctx context.Context, tx Tx) error {
 		if s.At.IsZero() {
 			s.At = e.now()
@@ -498,6 +505,11 @@ func (e *Engine) Suppress(ctx context.Context, s Suppression) error {
 		e.doubt(tx)
 		return tx.PutSuppression(ctx, &s)
 	})
+}
+
+// plainText is a text as every store takes it: valid UTF-8 without a NUL.
+func plainText(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // Unsuppress takes a suppression back.

@@ -47,8 +47,8 @@ type jobs struct {
 	flying  flying
 
 	closed chan struct{}
-	// tasks are insertions beside transactions, and Work.
-	tasks sync.WaitGroup
+	// works is Work, tasks are insertions beside transactions.
+	works, tasks sync.WaitGroup
 
 	mu sync.Mutex
 	// slots are the seconds, in the future, whose ticks this process has
@@ -250,6 +250,5 @@ func (j *jobs) slotTick(slot int64) river.InsertManyParams {
 // close makes Work end; it is called once.
 func (j *jobs) close() { close(j.closed) }
 
-// wait waits for Work, and for what was inserted beside transactions. None
-// begins any more.
+// wait waits for what is inserted beside transactions. None begins any more.
 func (j *jobs) wait() { j.tasks.Wait() }

@@ -339,12 +339,28 @@ func riverOf(t *testing.T, pool *pgxpool.Pool, schema string) (*river.Client[pgx
 // store, what was left behind is found all the same.
 func TestLeaderWithoutSweeps(t *testing.T) {
 	t.Parallel()
-	schema, jobs := pgtest.Schema(t), pgtest.Schema(t)
-	pool := pgtest.Pool(t)
-	if _, err := pool.Exec(t.Context(), "CREATE SCHEMA "+jobs); err != nil {
-		t.Fatal(err)
+	for _, handed := range []bool{true, false} {
+		t.Run(map[bool]string{true: "client handed over", false: "in the schema of the store"}[handed], func(t *testing.T) {
+			t.Parallel()
+			testLeaderWithoutSweeps(t, handed)
+		})
 	}
-	if err := migrateRiver(t.Context(), pool, Config{Schema: jobs}.withDefaults()); err != nil {
+}
+
+func testLeaderWithoutSweeps(t *testing.T, handed bool) {
+	t.Helper()
+	schema := pgtest.Schema(t)
+	jobs := schema
+	pool := pgtest.Pool(t)
+	if handed {
+		jobs = pgtest.Schema(t)
+		if _, err := pool.Exec(t.Context(), "CREATE SCHEMA "+jobs); err != nil {
+			t.Fatal(err)
+		}
+		if err := migrateRiver(t.Context(), pool, Config{Schema: jobs}.withDefaults()); err != nil {
+			t.Fatal(err)
+		}
+	} else if err := Migrate(t.Context(), pool, Config{Schema: schema}); err != nil {
 		t.Fatal(err)
 	}
 	leads := func() (id string) {
@@ -365,10 +381,14 @@ func TestLeaderWithoutSweeps(t *testing.T) {
 	eventually(t, "a leader there", func() bool { return leads() != "" })
 	client, workers := riverOf(t, pool, jobs)
 	s := openIn(t, schema, func(c *Config) {
-		c.River, c.Workers = client, workers
+		if handed {
+			c.River, c.Workers = client, workers
+		}
 		c.timing.every, c.timing.overdue = time.Second, time.Second
 	})
-	begin(client)
+	if handed {
+		begin(client)
+	}
 	sender := &fluxlytest.FakeSender{}
 	e := newEngine(t, s, sender, time.Second)
 	signUp(t, e, 0, 2)
@@ -377,7 +397,7 @@ func TestLeaderWithoutSweeps(t *testing.T) {
 	}
 	start(t, e.Run)
 	awaitMails(t, 2, sender)
-	if leads() == client.ID() {
-		t.Error("the client of the store leads; want the stranger")
+	if leads() != stranger.ID() {
+		t.Error("the stranger does not lead any more")
 	}
 }

@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -127,4 +129,37 @@ func TestQueueNames(t *testing.T) {
 			t.Errorf("%q, shared %v: %q, want %q", c.schema, c.shared, got, c.want)
 		}
 	}
+}
+
+// Where a program's own River is, no store is made without its client: its
+// tables would be migrated without asking.
+func TestForeignRiver(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Pool(t)
+	schema := pgtest.Schema(t)
+	if _, err := pool.Exec(t.Context(), "CREATE SCHEMA "+schema); err != nil {
+		t.Fatal(err)
+	}
+	if err := migrateRiver(t.Context(), pool, Config{Schema: schema}.withDefaults()); err != nil {
+		t.Fatal(err)
+	}
+	want := func(what string, err error) {
+		t.Helper()
+		var refused *OpenError
+		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "Config.River") {
+			t.Errorf("%s: %v, want an OpenError that names Config.River", what, err)
+		}
+	}
+	want("Migrate", Migrate(t.Context(), pool, Config{Schema: schema}))
+	_, err := Open(t.Context(), pool, Config{Schema: schema, Migrate: true})
+	want("Open with Migrate", err)
+	if n, err := version(t.Context(), pool, schema); n != 0 || err != nil {
+		t.Errorf("the schema has version %d, %v", n, err)
+	}
+	client, workers := riverOf(t, pool, schema)
+	s, err := Open(t.Context(), pool, Config{Schema: schema, Migrate: true, River: client, Workers: workers})
+	if err != nil {
+		t.Fatalf("with the client handed over: %v", err)
+	}
+	_ = s.Close()
 }

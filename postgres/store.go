@@ -86,6 +86,8 @@ type Store struct {
 	mode   mode
 	jobs   *jobs
 	closed atomic.Bool
+	// ending: Work begins no more; what it has begun can still be stored.
+	ending atomic.Bool
 	// calls are the transactions that run; Close waits for them.
 	calls sync.WaitGroup
 	// closing guards that none begins once Close waits.
@@ -127,17 +129,21 @@ const (
 	idleTimeout = 30 * time.Second
 )
 
-// Close waits for running transactions and ends Work. The pool stays open; it
-// is the program's. Calls after it return [fluxly.ErrClosed]; Close again does
-// nothing.
+// Close ends Work, so that what it has begun is done and stored, waits for running
+// transactions, and returns. The pool stays open; it is the program's. Calls after
+// it return [fluxly.ErrClosed]; Close again does nothing.
 func (s *Store) Close() error {
 	s.closing.Lock()
-	again := s.closed.Swap(true)
+	again := s.ending.Swap(true)
 	s.closing.Unlock()
 	if again {
 		return nil
 	}
 	s.jobs.close()
+	s.jobs.works.Wait()
+	s.closing.Lock()
+	s.closed.Store(true)
+	s.closing.Unlock()
 	s.calls.Wait()
 	s.jobs.wait()
 	return nil

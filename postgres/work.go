@@ -44,18 +44,21 @@ func (j *jobs) begin(ctx context.Context) (done func(), err error) {
 	}
 	j.s.closing.RLock()
 	defer j.s.closing.RUnlock()
-	if j.s.closed.Load() {
+	if j.s.ending.Load() {
 		return nil, fmt.Errorf("postgres store: %w", fluxly.ErrClosed)
 	}
 	if j.s.cfg.River != nil && j.s.cfg.Workers == nil {
 		return nil, errors.New("postgres store: Work needs Config.Workers, the bundle of Config.River; without it the process only adds jobs")
 	}
-	j.tasks.Add(1)
-	return j.tasks.Done, nil
+	j.works.Add(1)
+	return j.works.Done, nil
 }
 
 // run is Work.
 func (j *jobs) run(ctx context.Context, w fluxly.Worker) error {
+	if x, ok := w.(fluxly.EndingWorker); ok {
+		defer x.End()
+	}
 	p := newWork(ctx, w)
 	defer p.end()
 	j.present.Store(p)
