@@ -215,6 +215,9 @@ func TestBadSteps(t *testing.T) {
 		{"returns what cannot be stored", func(<-chan struct{}) fluxly.StepFunc {
 			return func(context.Context, fluxly.StepInput) (any, error) { return make(chan int), nil }
 		}, "cannot be stored"},
+		{"returns too much", func(<-chan struct{}) fluxly.StepFunc {
+			return func(context.Context, fluxly.StepInput) (any, error) { return strings.Repeat("x", 32<<10), nil }
+		}, "32770 bytes as JSON"},
 		{"returns a megabyte", func(<-chan struct{}) fluxly.StepFunc {
 			return func(context.Context, fluxly.StepInput) (any, error) {
 				return nil, errors.New(strings.Repeat("x", 1<<20))

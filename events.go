@@ -77,7 +77,8 @@ type Event struct {
 	// Context describes the client or device.
 	Context map[string]any `json:"context,omitempty"`
 	// MessageID makes the event one: the same id again changes nothing, and
-	// with another body it is [ErrConflict]. Made once when empty.
+	// with another body it is [ErrConflict]. Made once when empty; set it where
+	// a call may be repeated after an error, or the repeat is another event.
 	MessageID string `json:"message_id,omitempty"`
 }
 

@@ -379,6 +379,10 @@ func (e *Engine) claimCall(ctx context.Context, runID string) (in StepInput, fn 
 	return in, fn, err
 }
 
+// maxResultBytes bounds the result of a step, which is read with each event of
+// the person as long as the run lives.
+const maxResultBytes = 32 << 10
+
 // call makes one call and records its outcome. It makes none when this process
 // was frozen after it had claimed the call: it and its Config.CallTimeout end
 // before the claim does, or else another process may have made the call already.
@@ -393,6 +397,8 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, claimed ti
 	if err == nil {
 		if result, err = normalizeValue(result, "result"); err != nil {
 			err = fmt.Errorf("its result cannot be stored: %w", err)
+		} else if n := len(appendJSON(nil, result)); n > maxResultBytes {
+			err = fmt.Errorf("its result has %d bytes as JSON, at most %d are stored with the run: keep it yourself and return its id", n, maxResultBytes)
 		}
 	}
 	e.counters.add(Counters{Calls: 1})
