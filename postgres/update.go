@@ -161,7 +161,7 @@ func (s *Store) commit(ctx context.Context, conn *pgxpool.Conn, t *tx) (again bo
 	err = t.ask(sending)
 	cancel()
 	if err != nil {
-		if c := code(err); c != "" && c[:2] != "57" && c[:2] != "08" {
+		if !lostAtCommit(err) {
 			return worthRetry(err), err
 		}
 		// This connection must not be in the way of the next.
@@ -170,7 +170,7 @@ func (s *Store) commit(ctx context.Context, conn *pgxpool.Conn, t *tx) (again bo
 		_ = conn.Conn().Close(closing)
 		cancel()
 		conn.Release()
-		if again, err = s.outcome(ctx, t.xid, err); again || err != nil {
+		if again, err = s.outcome(ctx, t, err); again || err != nil {
 			return again, err
 		}
 	}
@@ -189,8 +189,12 @@ func (e *lostError) Error() string { return "the commit did not happen: " + e.ca
 func (e *lostError) Unwrap() error { return e.cause }
 
 // outcome asks what became of a transaction whose connection was lost at
-// COMMIT; again says that it was rolled back.
-func (s *Store) outcome(ctx context.Context, xid string, cause error) (again bool, err error) {
+// COMMIT; again says that it was rolled back. Without an error the transaction
+// was committed, or had nothing to commit.
+func (s *Store) outcome(ctx context.Context, t *tx, cause error) (again bool, err error) {
+	if !t.changed {
+		return false, nil
+	}
 	limit := outcomeTimeout
 	if ctx.Err() != nil {
 		ctx, limit = context.WithoutCancel(ctx), rollbackTimeout
@@ -198,15 +202,15 @@ func (s *Store) outcome(ctx context.Context, xid string, cause error) (again boo
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for n := 1; ; n++ {
-		var status string
-		err := s.pool.QueryRow(ctx, "SELECT coalesce(pg_xact_status($1::text::xid8), '')", xid).Scan(&status)
-		switch {
-		case err == nil && status == "committed":
+		is, err := s.askFate(ctx, t)
+		switch is {
+		case fateCommitted:
 			return false, nil
-		case err == nil && status == "aborted":
+		case fateAborted:
 			return true, &lostError{cause}
-		case err == nil && status == "":
-			return false, unknownOutcome(cause) // too long ago
+		case fateUnknown:
+			return false, unknownOutcome(errors.Join(cause, err))
+		case fateOpen:
 		}
 		if !pause(ctx, n+2) {
 			return false, unknownOutcome(errors.Join(cause, err))
