@@ -63,7 +63,9 @@ func (c *callerTx) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 			return err
 		}
 		c.s.retries.Add(1)
-		m = modeCareful
+		if m = modeCareful; n > 1 {
+			c.s.pids.drop()
+		}
 	}
 }
 

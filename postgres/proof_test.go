@@ -9,6 +9,7 @@ import (
 
 	"github.com/getfluxly/fluxly"
 	"github.com/getfluxly/fluxly/internal/cutproxy"
+	"github.com/getfluxly/fluxly/internal/pgtest"
 )
 
 // proved are writes of which each leaves a row that tells whose it is.
@@ -196,6 +197,28 @@ func TestCommitIsNotProvedByWhatOthersWrote(t *testing.T) {
 	if again, err := s.outcome(ctx, kept, lost); again || !errors.Is(err, ErrOutcomeUnknown) {
 		t.Errorf("no row: %v, want ErrOutcomeUnknown", err)
 	}
+}
+
+// A crash of the server may set back the sequence from which processes draw the
+// numbers of people, and then two have the same ones.
+func TestNumbersGivenOutTwice(t *testing.T) {
+	t.Parallel()
+	ctx, schema := t.Context(), pgtest.Schema(t)
+	first, second := openIn(t, schema), openIn(t, schema)
+	put := func(s *Store, id string) {
+		t.Helper()
+		if err := s.Update(ctx, func(tx fluxly.Tx) error { return tx.PutProfile(ctx, &fluxly.Profile{ID: id}) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(first, "p")
+	if _, err := first.pool.Exec(ctx, first.sql("SELECT setval('fluxly.pids', 1, false)")); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 * attempts {
+		put(second, "q"+strconv.Itoa(i))
+	}
+	put(first, "r")
 }
 
 // What only looks has nothing to lose.

@@ -50,6 +50,7 @@ func (s *Store) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 			if m = modeCareful; n == 1 {
 				continue // a guess was wrong
 			}
+			s.pids.drop()
 		}
 		if !pause(ctx, n) {
 			return err
