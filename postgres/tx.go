@@ -107,7 +107,7 @@ func (t *tx) ask(ctx context.Context, list ...statement) error {
 	}
 	t.sent = true
 	t.asked++
-	return t.fail(t.db.send(ctx, all))
+	return t.fail(inContext(ctx, t.db.send(ctx, all)))
 }
 
 // later queues a statement.

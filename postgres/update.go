@@ -152,7 +152,7 @@ func (s *Store) commit(ctx context.Context, conn *pgxpool.Conn, t *tx) (again bo
 	}
 	if !t.notes.empty() {
 		if err := s.jobs.insert(ctx, &connTx{conn: conn.Conn()}, &t.notes); err != nil {
-			err = explain("insert jobs", err)
+			err = explain("insert jobs", inContext(ctx, err))
 			return worthRetry(err), err
 		}
 	}
