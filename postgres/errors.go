@@ -19,7 +19,8 @@ var (
 	// ErrNewerVersion: the schema was written by a newer fluxly.
 	ErrNewerVersion = errors.New("schema is from a newer version of fluxly")
 	// ErrOutcomeUnknown: the connection was lost while a transaction was
-	// committed, and the database could not be asked in time whether it was.
+	// committed, and the database could not be asked in time whether it was, or
+	// no row of the transaction was found that proves it.
 	// Repeat the call: with the same message id an event is stored once.
 	ErrOutcomeUnknown = errors.New("outcome of the commit is unknown")
 	// ErrFull: the database has no room on its disk. The transaction was

@@ -31,8 +31,9 @@ const (
 // Update runs fn in one transaction and commits it. See [fluxly.Store]. A
 // transaction that another one stood in the way of is run again. When the
 // connection is lost at the commit, the database is asked for its outcome, for
-// as long as ctx lasts and at most 30 seconds; where nobody can say, the error
-// is [ErrOutcomeUnknown]. Errors of the database are an [*Error].
+// as long as ctx lasts and at most 30 seconds; where nobody can say, or the rows
+// that fn wrote are not found, the error is [ErrOutcomeUnknown]. Errors of the
+// database are an [*Error].
 func (s *Store) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 	done, err := s.begin(ctx)
 	if err != nil {

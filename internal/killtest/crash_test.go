@@ -1,7 +1,6 @@
 package killtest_test
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -43,15 +42,15 @@ func TestBackendCrashes(t *testing.T) {
 		}
 		stores, engines = append(stores, store), append(engines, engine)
 	}
-	ctx, end := context.WithCancel(t.Context())
-	defer end()
+	var over atomic.Bool
+	defer over.Store(true)
 	var stored, failed atomic.Int64
 	told := make([][]string, crashTrackers)
 	var wg sync.WaitGroup
 	for i := range crashTrackers {
 		wg.Go(func() {
 			e := engines[i%crashStores]
-			for n := 0; ctx.Err() == nil; n++ {
+			for n := 0; !over.Load(); n++ {
 				id := fmt.Sprintf("m%d-%d", i, n)
 				// An event is not tried again: it is lost, or told to be there.
 				err := e.Track(t.Context(), fluxly.Event{Name: "x", ExternalID: fmt.Sprintf("u%d-%d", i, n%50), MessageID: id})
@@ -78,7 +77,7 @@ func TestBackendCrashes(t *testing.T) {
 		<-time.After(time.Duration(rand.Int64N(int64(300 * time.Millisecond))))
 		server("crash")
 	}
-	end()
+	over.Store(true)
 	wg.Wait()
 	there := eventsOf(t, stores[0])
 	lost := 0
