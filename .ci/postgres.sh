@@ -132,14 +132,34 @@ postgres_control() {
 				done
 			}
 
+			# crash ends one backend in the middle of what it does: the server ends
+			# all others and recovers by itself.
+			crash() {
+				local pid p title
+				pid=$(postmaster) || { echo "the server does not run" >&2; return 1; }
+				for _ in {1..1000}; do
+					for p in /proc/[0-9]*; do
+						p=${p#/proc/}
+						[ "$(parent_of "$p" || :)" = "$pid" ] || continue
+						title=$(tr '\0' ' ' 2>/dev/null <"/proc/$p/cmdline") || continue
+						[[ $title == "postgres: fluxly fluxly "* ]] || continue
+						kill -KILL "$p" 2>/dev/null && return 0
+					done
+					sleep 0.01
+				done
+				echo "nobody is connected to the server" >&2
+				return 1
+			}
+
 			case "${1:-}" in
 			start) start ;;
 			stop) stop fast ;;
 			restart) stop fast && start ;;
 			kill) kill_all ;;
+			crash) crash ;;
 			end) stop immediate && forget ;;
 			url) echo "postgres://fluxly@127.0.0.1:$port/fluxly?sslmode=disable" ;;
-			*) echo "usage: $0 start|stop|restart|kill|end|url" >&2 && exit 2 ;;
+			*) echo "usage: $0 start|stop|restart|kill|crash|end|url" >&2 && exit 2 ;;
 			esac
 		CTL
 	} >"$home.ctl"

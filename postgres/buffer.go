@@ -88,6 +88,10 @@ func (t *tx) sealPeople(list []*person) {
 			made = append(made, p)
 		}
 		p.stored, p.dirty = true, false
+		if !p.row.placeholder {
+			t.prove(proveByProfile, `fluxly.profiles r WHERE r.pid = $2::bigint AND r.id = $3::text AND r.created = $4::timestamptz
+				AND r.updated = $5::timestamptz AND coalesce(r.traits::text, '') = $6::text`, p.pid, p.id, p.row.created, p.row.updated, p.row.traits)
+		}
 	}
 	columns := func(list []*person) []any {
 		return []any{

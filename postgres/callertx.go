@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/getfluxly/fluxly"
 )
@@ -22,16 +23,33 @@ import (
 // with Retryable means that the whole transaction is over and may be run
 // again. The isolation level must be READ COMMITTED, the default of PostgreSQL:
 // else every call is [ErrIsolation], and nothing happens.
-func (s *Store) Tx(tx pgx.Tx) fluxly.CallerTx { return &callerTx{s: s, outer: pgxOuter{s, tx}} }
+func (s *Store) Tx(tx pgx.Tx) fluxly.CallerTx {
+	if p, ok := tx.(*pgxpool.Tx); tx == nil || ok && p == nil {
+		return noCallerTx(s, "Store.Tx")
+	}
+	return &callerTx{s: s, outer: pgxOuter{s, tx}}
+}
 
 // SQLTx is [Store.Tx] for a transaction of database/sql, through any driver for
 // PostgreSQL. It takes a trip for each statement.
-func (s *Store) SQLTx(tx *sql.Tx) fluxly.CallerTx { return &callerTx{s: s, outer: sqlOuter{s, tx}} }
+func (s *Store) SQLTx(tx *sql.Tx) fluxly.CallerTx {
+	if tx == nil {
+		return noCallerTx(s, "Store.SQLTx")
+	}
+	return &callerTx{s: s, outer: sqlOuter{s, tx}}
+}
 
 // callerTx is a [fluxly.CallerTx].
 type callerTx struct {
 	s     *Store
 	outer outer
+	// refused is the error of each call, where outer is none.
+	refused error
+}
+
+// noCallerTx is what method returns for a transaction that is nil.
+func noCallerTx(s *Store, method string) *callerTx {
+	return &callerTx{s: s, refused: fmt.Errorf("postgres store: %s was given a nil transaction; begin one and hand it over", method)}
 }
 
 // outer is the transaction of a caller.
@@ -50,6 +68,9 @@ type savepoint interface {
 func (c *callerTx) Store() fluxly.Store { return c.s }
 
 func (c *callerTx) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
+	if c.refused != nil {
+		return c.refused
+	}
 	done, err := c.s.begin(ctx)
 	if err != nil {
 		return err
@@ -64,7 +85,9 @@ func (c *callerTx) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 			return err
 		}
 		c.s.retries.Add(1)
-		m = modeCareful
+		if m = modeCareful; n > 1 {
+			c.s.pids.drop()
+		}
 	}
 }
 
@@ -72,7 +95,7 @@ func (c *callerTx) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 func (c *callerTx) attempt(ctx context.Context, m mode, fn func(fluxly.Tx) error) (err error) {
 	point, err := c.outer.savepoint(ctx)
 	if err != nil {
-		return explain("begin", err)
+		return explain("begin", inContext(ctx, err))
 	}
 	t := c.s.newTx(point, m)
 	t.callers, t.queue = true, []statement{checkIsolation()}
@@ -97,11 +120,11 @@ func (c *callerTx) attempt(ctx context.Context, m mode, fn func(fluxly.Tx) error
 	}
 	if !t.notes.empty() {
 		if err := point.insert(ctx, &t.notes); err != nil {
-			return explain("insert jobs", err)
+			return explain("insert jobs", inContext(ctx, err))
 		}
 	}
 	if err := point.release(ctx); err != nil {
-		return explain("release", err)
+		return explain("release", inContext(ctx, err))
 	}
 	kept = true
 	return nil

@@ -2,10 +2,12 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -17,7 +19,8 @@ var (
 	// ErrNewerVersion: the schema was written by a newer fluxly.
 	ErrNewerVersion = errors.New("schema is from a newer version of fluxly")
 	// ErrOutcomeUnknown: the connection was lost while a transaction was
-	// committed, and the database could not be asked in time whether it was.
+	// committed, and the database could not be asked in time whether it was, or
+	// no row of the transaction was found that proves it.
 	// Repeat the call: with the same message id an event is stored once.
 	ErrOutcomeUnknown = errors.New("outcome of the commit is unknown")
 	// ErrFull: the database has no room on its disk. The transaction was
@@ -90,6 +93,7 @@ const (
 	codeLockTimeout   = "55P03"
 	codeFull          = "53100"
 	codeReadOnly      = "25006"
+	codeCancelled     = "57014"
 )
 
 // meanings say what codes, and classes of codes, are.
@@ -107,7 +111,7 @@ var meanings = map[string]string{
 	"3D000":           "the database does not exist",
 	"3F000":           "the schema does not exist; run postgres.Migrate",
 	"53300":           "the database has too many connections",
-	"57014":           "the statement was cancelled",
+	codeCancelled:     "the statement was cancelled by the database, by its statement_timeout or by hand; raise statement_timeout for this role if it comes again",
 	"57P01":           "the database is shutting down",
 	"57P02":           "the database has crashed",
 	"57P03":           "the database is starting up or shutting down",
@@ -128,6 +132,15 @@ func code(err error) string {
 	return ""
 }
 
+// inContext adds to an error of the database that the caller's context has
+// ended, where a statement was cancelled for it.
+func inContext(ctx context.Context, err error) error {
+	if ended := ctx.Err(); ended != nil && code(err) == codeCancelled && !errors.Is(err, ended) {
+		return fmt.Errorf("%w: %w", ended, err)
+	}
+	return err
+}
+
 // explain makes an error of the database an [*Error].
 func explain(op string, err error) error {
 	if err == nil {
@@ -137,12 +150,22 @@ func explain(op string, err error) error {
 		return err
 	}
 	e := &Error{Op: op, Code: code(err), cause: err}
+	ended := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 	switch e.Code {
 	case "":
-		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		switch {
+		case ended:
+			return fmt.Errorf("postgres store: %s: %w", op, err)
+		case errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, sql.ErrTxDone):
+			e.cause = fmt.Errorf("the caller's transaction has ended already, by commit, by rollback or with the context it was begun with; begin another one: %w", err)
+		default:
+			e.Retryable = !errors.Is(err, ErrIsolation) // else it is the way to the database
+		}
+	case codeCancelled:
+		if ended {
 			return fmt.Errorf("postgres store: %s: %w", op, err)
 		}
-		e.Retryable = !errors.Is(err, ErrIsolation) // else it is the way to the database
+		e.Retryable = true
 	case codeFull:
 		e.sentinel, e.Retryable = ErrFull, true
 	case codeReadOnly:
@@ -150,7 +173,7 @@ func explain(op string, err error) error {
 	default:
 		switch e.Code[:min(2, len(e.Code))] {
 		case "40", "08", "53", "57":
-			e.Retryable = e.Code != "57014"
+			e.Retryable = true
 		case "55":
 			e.Retryable = e.Code == codeLockTimeout
 		case "25":

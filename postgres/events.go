@@ -188,6 +188,10 @@ func (t *tx) nameNumber(ctx context.Context, name string) (int32, error) {
 }
 
 func (t *tx) sealEvents(list []eventRow) {
+	// Nobody changes an event but for its person.
+	e := &list[len(list)-1]
+	t.prove(proveByEvent, `fluxly.events r WHERE r.message_id = $2::bytea AND r.seq = $3::bigint AND r.digest = $4::bytea AND r.received = $5::timestamptz`,
+		e.messageID, e.seq, e.digest, e.received)
 	t.later(`INSERT INTO fluxly.events (seq, message_id, pid, nid, occurred, received, digest, properties, traits)
 		SELECT seq, message_id, pid, nid, occurred, received, digest, nullif(properties, '')::json, nullif(traits, '')::json
 		FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::integer[], $5::timestamptz[], $6::timestamptz[], $7::bytea[], $8::text[], $9::text[])

@@ -32,6 +32,14 @@ func (p *numbers) left() int {
 	return len(p.free)
 }
 
+// drop forgets all numbers that are left: somebody else may have them, because
+// a crash of the server set the sequence back.
+func (p *numbers) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free = nil
+}
+
 // add adds the block that begins with one that was drawn.
 func (p *numbers) add(block int64) {
 	p.mu.Lock()

@@ -451,6 +451,7 @@ func (t *tx) removeProfile(pid int64) {
 	} {
 		t.later(sql, pid)
 	}
+	t.unprove(proveByProfile)
 	t.forget()
 }
 
@@ -512,6 +513,7 @@ func (t *tx) EraseProfile(ctx context.Context, id string, addresses []string) (i
 			lower[i] = strings.ToLower(a)
 		}
 		clear(t.known.suppressions)
+		t.unprove(proveBySuppression)
 		t.later("DELETE FROM fluxly.suppressions WHERE address = ANY($1::text[])", lower)
 	}
 	pid, err := t.personNumber(ctx, id)
@@ -527,6 +529,7 @@ func (t *tx) EraseProfile(ctx context.Context, id string, addresses []string) (i
 	if err != nil {
 		return 0, err
 	}
+	t.unprove(proveByEvent, proveBySend, proveByRun)
 	t.removeProfile(pid)
 	return events, t.wrote(ctx)
 }
@@ -543,6 +546,8 @@ func (t *tx) PutErasure(ctx context.Context, e *fluxly.ErasureRecord) error {
 		ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, request_id = excluded.request_id, at = excluded.at,
 		profiles = excluded.profiles, events = excluded.events`,
 		e.ID, string(e.Reason), e.RequestID, instant(e.At), int64(e.Profiles), int64(e.Events))
+	t.prove(proveByErasure, "fluxly.erasures r WHERE r.id = $2::text AND r.request_id = $3::text AND r.at = $4::timestamptz",
+		e.ID, e.RequestID, instant(e.At))
 	return t.wrote(ctx)
 }
 

@@ -97,6 +97,7 @@ func (t *tx) PruneEvents(ctx context.Context, q fluxly.PruneQuery) (res fluxly.P
 	}
 	clear(t.known.messages)
 	t.guess = false
+	t.unprove(proveByEvent)
 	return res, t.ask(ctx, statement{
 		sql: "DELETE FROM fluxly.events WHERE seq = ANY($1::bigint[])", args: []any{seqs},
 		done: func(n int64) { res.Removed = int(n) },
@@ -150,6 +151,7 @@ func (t *tx) PruneRuns(ctx context.Context, q fluxly.PruneQuery) (res fluxly.Pru
 		return res, err
 	}
 	t.forget()
+	t.unprove(proveByRun)
 	return res, t.ask(ctx,
 		statement{sql: "DELETE FROM fluxly.run_log WHERE run_id = ANY($1::text[])", args: []any{locked}, done: func(n int64) { res.LogEntries = int(n) }},
 		statement{
@@ -192,6 +194,7 @@ func (t *tx) PruneSends(ctx context.Context, q fluxly.PruneQuery) (res fluxly.Pr
 		return res, err
 	}
 	t.forget()
+	t.unprove(proveBySend)
 	return res, t.ask(ctx, statement{
 		sql: `DELETE FROM fluxly.sends s WHERE s.key IN (SELECT key FROM fluxly.sends WHERE key = ANY($1::text[])
 			AND status IN ('accepted', 'refused', 'skipped') FOR UPDATE SKIP LOCKED)

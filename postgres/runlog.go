@@ -115,6 +115,8 @@ func (t *tx) PutDefinition(ctx context.Context, d *fluxly.Definition) error {
 	t.later(`INSERT INTO fluxly.definitions (automation, version, created, body)
 		VALUES ($1::text, $2::text, $3::timestamptz, $4::bytea) ON CONFLICT DO NOTHING`,
 		d.Automation, d.Version, instant(d.CreatedAt), d.JSON)
+	t.prove(proveByDefinition, "fluxly.definitions r WHERE r.automation = $2::text AND r.version = $3::text AND r.created = $4::timestamptz",
+		d.Automation, d.Version, instant(d.CreatedAt))
 	return t.wrote(ctx)
 }
 

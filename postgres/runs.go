@@ -399,6 +399,9 @@ func (t *tx) sealRuns(list []*runState) {
 		}
 		st.stored, st.dirty = true, false
 	}
+	last := list[len(list)-1].row
+	t.prove(proveByRun, "fluxly.runs r WHERE r.id = $2::text AND r.status = $3::text AND r.step = $4::text AND r.body::text = $5::text",
+		last.id, last.status, last.step, last.body)
 	const unnest = `unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[],
 		$9::smallint[], $10::timestamptz[], $11::text[], $12::text[])
 		u (id, pid, automation, version, key, status, step, started, due_kind, due_at, waits, body)`

@@ -163,6 +163,9 @@ func (t *tx) sealSends(list []*sendState) {
 		}
 		st.stored, st.dirty = true, false
 	}
+	last := list[len(list)-1].row
+	t.prove(proveBySend, "fluxly.sends r WHERE r.key = $2::text AND r.status = $3::text AND r.reason = $4::text AND r.info::text = $5::text",
+		last.key, last.status, last.reason, last.info)
 	const unnest = `unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[],
 		$9::timestamptz[], $10::text[], $11::bytea[])
 		u (key, pid, run_id, automation, step, status, reason, queued, due_at, info, body)`

@@ -63,6 +63,8 @@ func (t *tx) PutSuppression(ctx context.Context, p *fluxly.Suppression) error {
 		VALUES ($1::text, $2::text, $3::text, $4::text, $5::text, $6::timestamptz)
 		ON CONFLICT (address, stream) DO UPDATE SET shown = excluded.shown, reason = excluded.reason, origin = excluded.origin, at = excluded.at`,
 		strings.ToLower(p.Address), p.Stream, p.Address, p.Reason, p.Origin, instant(p.At))
+	t.prove(proveBySuppression, `fluxly.suppressions r WHERE r.address = $2::text AND r.stream = $3::text AND r.reason = $4::text
+		AND r.origin = $5::text AND r.at = $6::timestamptz`, strings.ToLower(p.Address), p.Stream, p.Reason, p.Origin, instant(p.At))
 	return t.wrote(ctx)
 }
 
@@ -71,6 +73,7 @@ func (t *tx) DeleteSuppression(ctx context.Context, address, stream string) erro
 		return err
 	}
 	delete(t.known.suppressions, strings.ToLower(address))
+	t.unprove(proveBySuppression)
 	t.later("DELETE FROM fluxly.suppressions WHERE address = $1::text AND stream = $2::text", strings.ToLower(address), stream)
 	return t.wrote(ctx)
 }
@@ -128,6 +131,7 @@ func (t *tx) PutMeter(ctx context.Context, m *fluxly.Meter) error {
 	}
 	t.later("INSERT INTO fluxly.meters (name, body) VALUES ($1::text, $2::json) ON CONFLICT (name) DO UPDATE SET body = excluded.body",
 		m.Name, string(body))
+	t.prove(proveByMeter, "fluxly.meters r WHERE r.name = $2::text AND r.body::text = $3::text", m.Name, string(body))
 	return t.wrote(ctx)
 }
 

@@ -42,9 +42,13 @@ type tx struct {
 	known known
 	notes notes
 
-	// xid names the transaction to the database, once something was sent.
-	xid  string
-	sent bool
+	// xid names the transaction to the database, once something was sent;
+	// proof tells that it is this one (see proof.go).
+	xid   string
+	proof proof
+	sent  bool
+	// changed: something was to be written.
+	changed bool
 
 	// locked are the people that are locked, with the number of the question
 	// that did it.
@@ -76,6 +80,7 @@ func (t *tx) check(ctx context.Context, write bool) error {
 	case write && !t.writes:
 		return errors.New("postgres store: write in View; use Update")
 	}
+	t.changed = t.changed || write
 	return ctx.Err()
 }
 
@@ -104,7 +109,7 @@ func (t *tx) ask(ctx context.Context, list ...statement) error {
 	}
 	t.sent = true
 	t.asked++
-	return t.fail(t.db.send(ctx, all))
+	return t.fail(inContext(ctx, t.db.send(ctx, all)))
 }
 
 // later queues a statement.

@@ -31,8 +31,9 @@ const (
 // Update runs fn in one transaction and commits it. See [fluxly.Store]. A
 // transaction that another one stood in the way of is run again. When the
 // connection is lost at the commit, the database is asked for its outcome, for
-// as long as ctx lasts and at most 30 seconds; where nobody can say, the error
-// is [ErrOutcomeUnknown]. Errors of the database are an [*Error].
+// as long as ctx lasts and at most 30 seconds; where nobody can say, or the rows
+// that fn wrote are not found, the error is [ErrOutcomeUnknown]. Errors of the
+// database are an [*Error].
 func (s *Store) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 	done, err := s.begin(ctx)
 	if err != nil {
@@ -50,6 +51,7 @@ func (s *Store) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 			if m = modeCareful; n == 1 {
 				continue // a guess was wrong
 			}
+			s.pids.drop()
 		}
 		if !pause(ctx, n) {
 			return err
@@ -151,7 +153,7 @@ func (s *Store) commit(ctx context.Context, conn *pgxpool.Conn, t *tx) (again bo
 	}
 	if !t.notes.empty() {
 		if err := s.jobs.insert(ctx, &connTx{conn: conn.Conn()}, &t.notes); err != nil {
-			err = explain("insert jobs", err)
+			err = explain("insert jobs", inContext(ctx, err))
 			return worthRetry(err), err
 		}
 	}
@@ -161,7 +163,7 @@ func (s *Store) commit(ctx context.Context, conn *pgxpool.Conn, t *tx) (again bo
 	err = t.ask(sending)
 	cancel()
 	if err != nil {
-		if c := code(err); c != "" && c[:2] != "57" && c[:2] != "08" {
+		if !lostAtCommit(err) {
 			return worthRetry(err), err
 		}
 		// This connection must not be in the way of the next.
@@ -170,7 +172,7 @@ func (s *Store) commit(ctx context.Context, conn *pgxpool.Conn, t *tx) (again bo
 		_ = conn.Conn().Close(closing)
 		cancel()
 		conn.Release()
-		if again, err = s.outcome(ctx, t.xid, err); again || err != nil {
+		if again, err = s.outcome(ctx, t, err); again || err != nil {
 			return again, err
 		}
 	}
@@ -189,8 +191,12 @@ func (e *lostError) Error() string { return "the commit did not happen: " + e.ca
 func (e *lostError) Unwrap() error { return e.cause }
 
 // outcome asks what became of a transaction whose connection was lost at
-// COMMIT; again says that it was rolled back.
-func (s *Store) outcome(ctx context.Context, xid string, cause error) (again bool, err error) {
+// COMMIT; again says that it was rolled back. Without an error the transaction
+// was committed, or had nothing to commit.
+func (s *Store) outcome(ctx context.Context, t *tx, cause error) (again bool, err error) {
+	if !t.changed {
+		return false, nil
+	}
 	limit := outcomeTimeout
 	if ctx.Err() != nil {
 		ctx, limit = context.WithoutCancel(ctx), rollbackTimeout
@@ -198,15 +204,15 @@ func (s *Store) outcome(ctx context.Context, xid string, cause error) (again boo
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for n := 1; ; n++ {
-		var status string
-		err := s.pool.QueryRow(ctx, "SELECT coalesce(pg_xact_status($1::text::xid8), '')", xid).Scan(&status)
-		switch {
-		case err == nil && status == "committed":
+		is, err := s.askFate(ctx, t)
+		switch is {
+		case fateCommitted:
 			return false, nil
-		case err == nil && status == "aborted":
+		case fateAborted:
 			return true, &lostError{cause}
-		case err == nil && status == "":
-			return false, unknownOutcome(cause) // too long ago
+		case fateUnknown:
+			return false, unknownOutcome(errors.Join(cause, err))
+		case fateOpen:
 		}
 		if !pause(ctx, n+2) {
 			return false, unknownOutcome(errors.Join(cause, err))
