@@ -312,6 +312,17 @@ type Preloader interface {
 	Preload(ctx context.Context, hints []Preload) error
 }
 
+// WaitTx is a [Tx] of a store in which a transaction may have to wait for
+// another one that goes on for as long as its owner likes, such as that of a
+// [CallerTx]. It is found by type assertion. A store without it makes its
+// callers wait, all that share a commit with one who must.
+type WaitTx interface {
+	// WaitAtMost is called before anything else. When a lock is not there
+	// within the time given, Update of the store rolls back and returns a
+	// [*HeldError] at once, which says who is locked where the store can tell.
+	WaitAtMost(d time.Duration)
+}
+
 // Preload names what one call is about to ask for.
 type Preload struct {
 	// IDs are those of the person.

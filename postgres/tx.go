@@ -40,6 +40,9 @@ type tx struct {
 	known known
 	notes notes
 
+	// waiting is for a transaction of Update; nil for others.
+	waiting *waiting
+
 	// xid names the transaction to the database, once something was sent.
 	xid  string
 	sent bool
@@ -57,6 +60,7 @@ type tx struct {
 var (
 	_ fluxly.Tx        = (*tx)(nil)
 	_ fluxly.Preloader = (*tx)(nil)
+	_ fluxly.WaitTx    = (*tx)(nil)
 )
 
 // newTx makes a transaction of Update.
