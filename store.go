@@ -50,7 +50,8 @@ type Worker interface {
 	// Now is the worker's clock.
 	Now() time.Time
 	// Do does a batch of work of one kind. The work is done, put off or
-	// claimed (so that [Tx.Due] leaves it out for now) when Do returns.
+	// claimed (so that [Tx.Due] leaves it out for now) when Do returns. An
+	// error that matches [ErrHeld] is about some pieces alone, which stay due.
 	Do(ctx context.Context, kind WorkKind, batch []Work) error
 }
 
