@@ -88,6 +88,9 @@ func (e *Engine) finishIn(ctx context.Context, patience time.Duration, fn func(c
 	for {
 		err := l.writes.Do(ctx, w)
 		held, ok := heldError(err)
+		if ok && time.Since(began) < patience {
+			lanePause(ctx)
+		}
 		over := ctx.Err()
 		switch {
 		case ok && over != nil:
@@ -98,6 +101,17 @@ func (e *Engine) finishIn(ctx context.Context, patience time.Duration, fn func(c
 		default:
 			return err
 		}
+	}
+}
+
+// lanePause is between two tries of a lane: for a store that says at once that
+// somebody is held.
+func lanePause(ctx context.Context) {
+	timer := time.NewTimer(5 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -117,12 +131,12 @@ func withoutPlaces(list []Work, places []int) []Work {
 // error of do, and one for those who are held.
 func freeWork(batch []Work, do func(batch []Work) error) (rest []Work, err, held error) {
 	for rest = batch; len(rest) > 0; {
-		err = do(rest)
+		err := do(rest)
 		h, ok := heldError(err)
 		if !ok || len(h.Hints) == 0 {
 			return rest, err, held
 		}
-		rest, err, held = withoutPlaces(rest, h.Hints), nil, h
+		rest, held = withoutPlaces(rest, h.Hints), h
 	}
 	return nil, nil, held
 }
@@ -152,14 +166,11 @@ type lanes struct {
 }
 
 // laneKey names a person by one of the ids, or a run or a mail.
-type laneKey struct {
-	kind  IDKind
-	value string
-}
+type laneKey struct{ kind, value string }
 
 const (
-	laneRun  IDKind = "run"
-	laneMail IDKind = "mail"
+	laneRun  = "run"
+	laneMail = "mail"
 )
 
 type lane struct {
@@ -180,7 +191,7 @@ func keysOf(w *write) (keys []laneKey) {
 	}
 	h := &w.hints[0]
 	for _, id := range h.IDs {
-		keys = append(keys, laneKey{id.Kind, id.Value})
+		keys = append(keys, laneKey{string(id.Kind), id.Value})
 	}
 	if h.RunID != "" {
 		keys = append(keys, laneKey{laneRun, h.RunID})

@@ -120,6 +120,9 @@ func (e *Engine) ofClaim(ctx context.Context, m *SendRecord, fn func(ctx context
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, ErrHeld) {
+		return err // the outcome alone would wait as well
+	}
 	if failed := try(true); failed != nil {
 		return errors.Join(err, failed)
 	}
