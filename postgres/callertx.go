@@ -18,7 +18,9 @@ import (
 // is in: what the engine writes in it is committed with the program's rows, or
 // rolled back with them. See [fluxly.Engine.Within].
 //
-// People are locked until the transaction ends, so keep it short. An [*Error]
+// People are locked until the transaction ends, so keep it short: calls about
+// them wait for it, those about others do not. Its timeouts are the program's;
+// the store sets none in it. An [*Error]
 // with Retryable means that the whole transaction is over and may be run
 // again. The isolation level READ COMMITTED is the best for it.
 func (s *Store) Tx(tx pgx.Tx) fluxly.CallerTx { return &callerTx{s: s, outer: pgxOuter{s, tx}} }
