@@ -13,9 +13,6 @@ type write struct {
 	fn  func(ctx context.Context, tx Tx) error
 	// hints are what fn is about to ask for.
 	hints []Preload
-	// patience is how long it waits for somebody who is locked by another
-	// transaction.
-	patience time.Duration
 }
 
 // batchLimit is the most callers that share a commit. Larger batches gain

@@ -40,30 +40,27 @@ func heldError(err error) (held *HeldError, ok bool) {
 // Where the store cannot tell them apart, each is for its lane.
 func (e *Engine) withoutHeld(ctx context.Context, batch []write, held *HeldError, wait time.Duration) []error {
 	errs := make([]error, len(batch))
-	named := make([][]int, len(batch))
-	first := 0
+	var free []write
+	var places []int
+	first := 0 // of the hints of a call
 	for i := range batch {
+		var named []int
 		for _, h := range held.Hints {
 			if h -= first; h >= 0 && h < len(batch[i].hints) {
-				named[i] = append(named[i], h)
+				named = append(named, h)
 			}
 		}
 		first += len(batch[i].hints)
-	}
-	var free []write
-	var places []int
-	for i := range batch {
-		if len(held.Hints) > 0 && named[i] == nil {
+		errs[i] = &HeldError{Hints: named, Err: held.Err}
+		if named == nil {
 			free, places = append(free, batch[i]), append(places, i)
-			continue
 		}
-		errs[i] = &HeldError{Hints: named[i], Err: held.Err}
 	}
-	// None is free where the hints were not of this batch.
-	if len(free) > 0 && len(free) < len(batch) {
-		for k, err := range e.commit(ctx, free, wait) {
-			errs[places[k]] = err
-		}
+	if len(free) == len(batch) || len(free) == 0 {
+		return errs // the store does not say who is held, or all are
+	}
+	for k, err := range e.commit(ctx, free, wait) {
+		errs[places[k]] = err
 	}
 	return errs
 }
@@ -72,7 +69,7 @@ func (e *Engine) withoutHeld(ctx context.Context, batch []write, held *HeldError
 // Without patience it is tried once more where nobody can tell who is held, and
 // then returns the [*HeldError].
 func (e *Engine) finishIn(ctx context.Context, patience time.Duration, fn func(ctx context.Context, tx Tx) error, hints ...Preload) error {
-	w := write{ctx: ctx, fn: fn, hints: hints, patience: patience}
+	w := write{ctx: ctx, fn: fn, hints: hints}
 	l := e.lanes.join(&w)
 	if l == nil {
 		err := e.writes.Do(ctx, w)
