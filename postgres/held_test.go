@@ -233,21 +233,26 @@ func TestHeldDueWork(t *testing.T) {
 	const people = 20
 	var calls atomic.Int32
 	call := func(context.Context, fluxly.StepInput) (any, error) { calls.Add(1); return true, nil }
+	mails := func(k *fluxlytest.Kit) int { return len(k.Sender.Mails()) }
+	signedUp, send := fluxly.On("signed_up"), fluxly.Steps{fluxly.Send("m")}
 	for name, c := range map[string]struct {
-		steps fluxly.Steps
-		wait  time.Duration
-		done  func(k *fluxlytest.Kit) int
+		trigger fluxly.Trigger
+		steps   fluxly.Steps
+		wait    time.Duration
+		done    func(k *fluxlytest.Kit) int
 	}{
-		"wake": {fluxly.Steps{fluxly.Wait(time.Hour), fluxly.Send("m")}, 2 * time.Hour, func(k *fluxlytest.Kit) int { return len(k.Sender.Mails()) }},
-		"send": {fluxly.Steps{fluxly.Send("m")}, 0, func(k *fluxlytest.Kit) int { return len(k.Sender.Mails()) }},
-		"call": {fluxly.Steps{fluxly.Do("call")}, 0, func(*fluxlytest.Kit) int { return int(calls.Load()) }},
+		"wake":    {signedUp, fluxly.Steps{fluxly.Wait(time.Hour), fluxly.Send("m")}, 2 * time.Hour, mails},
+		"segment": {fluxly.OnLeaveSegment("active"), send, 2 * time.Hour, mails},
+		"send":    {signedUp, send, 0, mails},
+		"call":    {signedUp, fluxly.Steps{fluxly.Do("call")}, 0, func(*fluxlytest.Kit) int { return int(calls.Load()) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := openIn(t, pgtest.Schema(t))
 			k := fluxlytest.NewConfig(t, fluxly.Config{
 				Store: s, Funcs: map[string]fluxly.StepFunc{"call": call},
-				Automations: []fluxly.Automation{{Name: "a", Trigger: fluxly.On("signed_up"), Steps: c.steps}},
+				Segments:    []fluxly.Segment{{Name: "active", Where: fluxly.Did("signed_up").AtLeast(1).Within(time.Hour)}},
+				Automations: []fluxly.Automation{{Name: "a", Trigger: c.trigger, Steps: c.steps}},
 			})
 			for i := range people {
 				k.Track(fluxly.Event{Name: "signed_up", ExternalID: fmt.Sprint("user_", i)})
