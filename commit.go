@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // write is one caller's part of a commit.
@@ -25,23 +26,28 @@ const sharedLeaders = 2
 // commit runs the writes of many callers in one transaction. A write that
 // refuses its input has written nothing, so the others go on; any other
 // failure breaks the transaction, and then each is tried alone, so that one
-// caller's trouble does not become another's.
-func (e *Engine) commit(ctx context.Context, batch []write) []error {
+// caller's trouble does not become another's. Those that would have to wait for
+// somebody's lock for longer than wait are refused with a [*HeldError], and the
+// others go on without them.
+func (e *Engine) commit(ctx context.Context, batch []write, wait time.Duration) []error {
 	errs := make([]error, len(batch))
-	late, err := e.commitAs(ctx, batch, errs, true)
+	late, err := e.commitAs(ctx, batch, errs, true, wait)
 	if err == nil {
 		return errs
+	}
+	if held, ok := heldError(err); ok {
+		return e.withoutHeld(ctx, batch, held, wait)
 	}
 	for i := range batch {
 		one, err := batch[i:i+1], err
 		if len(batch) > 1 {
-			late, err = e.commitAs(ctx, one, errs[i:i+1], true)
+			late, err = e.commitAs(ctx, one, errs[i:i+1], true, wait)
 		}
 		if _, ok := errors.AsType[*hostError](err); ok && late {
 			// Perhaps it is an overdue timer of the person that fails, and not
 			// what the caller wants: that must not be refused for it. The
 			// worker puts the timer off.
-			_, err = e.commitAs(ctx, one, errs[i:i+1], false)
+			_, err = e.commitAs(ctx, one, errs[i:i+1], false, wait)
 		}
 		if err != nil {
 			errs[i] = err
@@ -52,9 +58,12 @@ func (e *Engine) commit(ctx context.Context, batch []write) []error {
 
 // commitAs runs writes in one transaction, with the refusals in errs. late says
 // that something was overdue, which is decided first with catchUp.
-func (e *Engine) commitAs(ctx context.Context, batch []write, errs []error, catchUp bool) (late bool, err error) {
+func (e *Engine) commitAs(ctx context.Context, batch []write, errs []error, catchUp bool, wait time.Duration) (late bool, err error) {
 	var shared *sharedTx // of the last attempt
 	err = e.guardedUpdate(ctx, func(tx Tx) (err error) {
+		if w, ok := tx.(WaitTx); ok {
+			w.WaitAtMost(wait)
+		}
 		var hints []Preload
 		for i := range batch {
 			hints = append(hints, batch[i].hints...)
@@ -147,5 +156,5 @@ type updateFunc func(ctx context.Context, hint Preload, fn func(ctx context.Cont
 // finish is update for work that has begun: its outcome is stored also when
 // the engine was closed meanwhile.
 func (e *Engine) finish(ctx context.Context, fn func(ctx context.Context, tx Tx) error, hints ...Preload) error {
-	return e.writes.Do(ctx, write{ctx: ctx, fn: fn, hints: hints})
+	return e.finishIn(ctx, heldPatience, fn, hints...)
 }

@@ -93,4 +93,4 @@ func (e *Engine) Counters() Counters {
 // of your calls is held up until it is stored, or until its context ends, and
 // nothing else is kept, so what waits is bounded by your callers. Watch it next
 // to [Engine.Counters].
-func (e *Engine) Waiting() int { return e.writes.Waiting() }
+func (e *Engine) Waiting() int { return e.writes.Waiting() + e.lanes.count() }

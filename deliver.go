@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/getfluxly/fluxly/internal/mimemail"
@@ -51,7 +52,7 @@ func (e *Engine) lastCall() time.Duration { return e.cfg.SendTimeout }
 // sendAll claims queued mails and hands each over on its own. It returns when
 // all are claimed, put off or settled; the hand-overs go on.
 func (w *worker) sendAll(ctx context.Context, batch []Work) error {
-	var failed error
+	var failed, held error
 	for len(batch) > 0 {
 		select {
 		case w.slots <- struct{}{}:
@@ -62,7 +63,8 @@ func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 		// must be: counted when the transaction begins, because slots get free
 		// while it waits for its turn.
 		n := 1
-		claimed, lost, err := w.claimEach(ctx, batch[:min(len(batch), cap(w.slots))], func() []Work {
+		most := min(len(batch), cap(w.slots))
+		claimed, lost, left, err := w.claimEach(ctx, batch[:most], func(batch []Work) []Work {
 			for n < len(batch) {
 				select {
 				case w.slots <- struct{}{}:
@@ -72,12 +74,17 @@ func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 				}
 				break
 			}
-			return batch[:n]
+			return batch[:min(n, len(batch))]
 		})
 		for range n - len(claimed) - len(lost) {
 			<-w.slots
 		}
-		failed = errors.Join(failed, err)
+		_, locked := heldError(err)
+		if locked {
+			held = err
+		} else {
+			failed = errors.Join(failed, err)
+		}
 		for _, f := range claimed {
 			w.wg.Go(func() {
 				defer w.e.flights.end(f)
@@ -95,28 +102,40 @@ func (w *worker) sendAll(ctx context.Context, batch []Work) error {
 				w.e.settleUnknown(context.WithoutCancel(ctx), f.mail, "the process ended during the hand-over, or its outcome could not be stored")
 			})
 		}
-		if err != nil {
-			return failed
+		if err != nil && !locked {
+			break
 		}
-		batch = batch[n:]
+		batch = append(left, batch[most:]...)
 	}
-	return failed
+	return joinHeld(held, failed)
 }
 
 // claimEach is claimMails, but a mail that fails by itself (by a condition
-// behind it, say) does not keep the others.
-func (w *worker) claimEach(ctx context.Context, most []Work, pick func() []Work) (claimed, lost []*flight, err error) {
+// behind it, say, or by somebody who is held) does not keep the others. pick says
+// which of those given are claimed at this time; left are those that it did not.
+func (w *worker) claimEach(ctx context.Context, most []Work, pick func(most []Work) []Work) (claimed, lost []*flight, left []Work, err error) {
 	var batch []Work
-	claimed, lost, err = w.e.claimMails(ctx, most, func() []Work {
-		batch = pick()
-		return batch
+	rest, err, held := freeWork(most, func(rest []Work) (err error) {
+		batch = nil
+		claimed, lost, err = w.e.claimMails(ctx, rest, func() []Work {
+			batch = pick(rest)
+			return batch
+		})
+		return err
 	})
+	if len(rest) == 0 {
+		batch = nil
+	}
+	left = slices.Clone(rest[len(batch):])
 	if err == nil {
 		w.e.troubles.over(batch)
-		return claimed, lost, nil
+		return claimed, lost, left, held
 	}
 	if ctx.Err() != nil || len(batch) == 0 {
-		return claimed, lost, err
+		if _, ok := heldError(err); ok {
+			left = nil
+		}
+		return claimed, lost, left, err
 	}
 	errs := make([]error, len(batch))
 	for i := range batch {
@@ -124,7 +143,7 @@ func (w *worker) claimEach(ctx context.Context, most []Work, pick func() []Work)
 		c, l, errs[i] = w.e.claimMails(ctx, batch[i:i+1], func() []Work { return batch[i : i+1] })
 		claimed, lost = append(claimed, c...), append(lost, l...)
 	}
-	return claimed, lost, w.putOffFailed(ctx, WorkSend, batch, errs)
+	return claimed, lost, left, joinHeld(held, w.putOffFailed(ctx, WorkSend, batch, errs))
 }
 
 // claimMails decides about due mails in one transaction: each is skipped with
@@ -141,7 +160,7 @@ func (e *Engine) claimMails(ctx context.Context, most []Work, take func() []Work
 		e.flights.end(lost...)
 		claimed, lost = nil, nil
 	}
-	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
+	err = e.finishIn(ctx, 0, func(ctx context.Context, tx Tx) error {
 		forget()
 		at := e.cfg.Now()
 		now := e.now()
@@ -340,7 +359,7 @@ func (e *Engine) handOver(ctx context.Context, f *flight, done func()) {
 		look := func(ctx context.Context, tx Tx) error { return e.prepare(ctx, tx, m, &msg, &reason, &detail) }
 		var err error
 		if e.flights.look(f) {
-			err = e.finish(ctx, look)
+			err = e.finish(ctx, look, Preload{SendKey: m.Key})
 		} else {
 			err = protect(func() error { return e.store.View(ctx, func(tx Tx) error { return look(ctx, tx) }) })
 		}

@@ -185,6 +185,7 @@ type Engine struct {
 	shared bool
 
 	writes *gather.Gatherer[write]
+	lanes  *lanes
 
 	flights  flights
 	troubles troubles
@@ -257,7 +258,10 @@ func New(cfg Config) (*Engine, error) {
 	if e.shared {
 		leaders = sharedLeaders
 	}
-	e.writes = gather.New(batchLimit, leaders, e.commit)
+	e.writes = gather.New(batchLimit, leaders, func(ctx context.Context, batch []write) []error {
+		return e.commit(ctx, batch, sharedWait)
+	})
+	e.lanes = newLanes(func(ctx context.Context, batch []write) []error { return e.commit(ctx, batch, laneWait) })
 	if err := e.adopt(c); err != nil {
 		return nil, err
 	}

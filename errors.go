@@ -18,6 +18,10 @@ var (
 	ErrConflict = errors.New("message id already used with another body")
 	// ErrNotFound: the named automation, run, mail or profile does not exist.
 	ErrNotFound = errors.New("not found")
+	// ErrHeld: somebody whom the call concerns is locked by another
+	// transaction, which has not ended in time. Nothing was stored; repeat the
+	// call with the same message id. The error itself is a [*HeldError].
+	ErrHeld = errors.New("locked by another transaction")
 	// ErrClosed: the engine or store was closed.
 	ErrClosed = errors.New("closed")
 )
@@ -77,6 +81,27 @@ func clip(s string, n int) string {
 	}
 	return s[:n] + mark
 }
+
+// HeldError is a transaction that did not get a lock in time, because another
+// transaction has it. It matches [ErrHeld].
+type HeldError struct {
+	// Hints are the places, in the list that a [Preloader] was given, of those
+	// who are locked. It is empty where the store cannot tell.
+	Hints []int
+	// Err is the store's own error, or that of the context that ended first.
+	Err error
+}
+
+// Error says what to do.
+func (e *HeldError) Error() string {
+	return "somebody whom the call concerns is locked by another transaction; end that one, or repeat the call later with the same message id: " + e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *HeldError) Unwrap() error { return e.Err }
+
+// Is reports whether target is [ErrHeld].
+func (e *HeldError) Is(target error) bool { return target == ErrHeld }
 
 // ConfigError is every mistake that [New] found, in the order of the
 // configuration. It matches [ErrInvalid].

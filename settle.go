@@ -102,7 +102,8 @@ func (e *Engine) settle(ctx context.Context, m *SendRecord, status SendStatus, r
 // not lost with it.
 func (e *Engine) ofClaim(ctx context.Context, m *SendRecord, fn func(ctx context.Context, tx Tx, now *SendRecord, alone bool) error) error {
 	try := func(alone bool) error {
-		return e.finish(ctx, func(ctx context.Context, tx Tx) error {
+		// As long as the claim may last: what the provider said must not be lost.
+		return e.finishIn(ctx, e.lease(), func(ctx context.Context, tx Tx) error {
 			now, err := e.claimedBy(ctx, tx, m)
 			if err != nil || now == nil {
 				return err
@@ -118,6 +119,9 @@ func (e *Engine) ofClaim(ctx context.Context, m *SendRecord, fn func(ctx context
 	err := try(false)
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, ErrHeld) {
+		return err // the outcome alone would wait as well
 	}
 	if failed := try(true); failed != nil {
 		return errors.Join(err, failed)

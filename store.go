@@ -51,7 +51,8 @@ type Worker interface {
 	// Now is the worker's clock.
 	Now() time.Time
 	// Do does a batch of work of one kind. The work is done, put off or
-	// claimed (so that [Tx.Due] leaves it out for now) when Do returns.
+	// claimed (so that [Tx.Due] leaves it out for now) when Do returns. An
+	// error that matches [ErrHeld] is about some pieces alone, which stay due.
 	Do(ctx context.Context, kind WorkKind, batch []Work) error
 }
 
@@ -318,6 +319,17 @@ type Meter struct {
 // leaving them out.
 type Preloader interface {
 	Preload(ctx context.Context, hints []Preload) error
+}
+
+// WaitTx is a [Tx] of a store in which a transaction may have to wait for
+// another one that goes on for as long as its owner likes, such as that of a
+// [CallerTx]. It is found by type assertion. A store without it makes its
+// callers wait, all that share a commit with one who must.
+type WaitTx interface {
+	// WaitAtMost is called before anything else. When a lock is not there
+	// within the time given, Update of the store rolls back and returns a
+	// [*HeldError] at once, which says who is locked where the store can tell.
+	WaitAtMost(d time.Duration)
 }
 
 // Preload names what one call is about to ask for.

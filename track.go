@@ -23,6 +23,10 @@ const maxSkew = 24 * time.Hour
 // A message id that was tracked before changes nothing, and is [ErrConflict]
 // when the body is another. Bad input is a [*FieldError], which matches
 // [ErrInvalid]. When ctx ends before the transaction began, nothing happened.
+//
+// While another transaction holds the person (see [Engine.Within]), Track waits
+// for as long as ctx lasts and at most ten seconds, then it is [ErrHeld] and
+// nothing happened.
 func (e *Engine) Track(ctx context.Context, ev Event) error {
 	if err := ev.normalize(); err != nil {
 		return err

@@ -60,6 +60,7 @@ func (w *worker) putOffFailed(ctx context.Context, kind WorkKind, batch []Work, 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	var held error // of those who stay due until another transaction ends
 	store := len(batch) > 1
 	for i, err := range errs {
 		if err == nil {
@@ -68,13 +69,16 @@ func (w *worker) putOffFailed(ctx context.Context, kind WorkKind, batch []Work, 
 		if _, ok := errors.AsType[*hostError](err); ok || err == nil {
 			store = false
 		}
+		if _, ok := heldError(err); ok {
+			store, held = false, err
+		}
 	}
 	if store {
 		return errors.Join(errs...)
 	}
 	var failed error
 	for i, err := range errs {
-		if err == nil {
+		if _, ok := heldError(err); ok || err == nil {
 			continue
 		}
 		tries := w.e.troubles.more(batch[i])
@@ -91,7 +95,7 @@ func (w *worker) putOffFailed(ctx context.Context, kind WorkKind, batch []Work, 
 		}
 		w.mu.Unlock()
 	}
-	return failed
+	return joinHeld(held, failed)
 }
 
 // failures are those of the work that was put off.
@@ -103,7 +107,15 @@ func (w *worker) failures() error {
 
 // putOff makes a piece of work due again later, if it is still due.
 func (e *Engine) putOff(ctx context.Context, kind WorkKind, x Work, why error, wait time.Duration) error {
-	return e.finish(ctx, func(ctx context.Context, tx Tx) error {
+	hint := Preload{RunID: x.ID}
+	switch kind {
+	case WorkWake, WorkCall:
+	case WorkSegment:
+		hint = Preload{IDs: []Identifier{{UserID, x.ID}}}
+	case WorkSend:
+		hint = Preload{SendKey: x.ID}
+	}
+	return e.finishIn(ctx, 0, func(ctx context.Context, tx Tx) error {
 		now := e.now()
 		due := func(at time.Time) bool { return !at.IsZero() && !at.After(now) }
 		switch kind {
@@ -142,5 +154,5 @@ func (e *Engine) putOff(ctx context.Context, kind WorkKind, x Work, why error, w
 			return tx.PutSend(ctx, m)
 		}
 		return nil
-	})
+	}, hint)
 }

@@ -29,8 +29,11 @@ var _ Tracker = (*Within)(nil)
 //	err = tx.Commit(ctx) // or Rollback: nothing happened
 //
 // The people that a call concerns stay locked until the transaction ends, so
-// track late in it and keep it short. Calling the engine itself meanwhile, for
-// the same person, waits for the transaction.
+// track late in it and keep it short. Meanwhile calls of the engine itself about
+// the same person wait, each as long as its context lasts and at most ten
+// seconds, and are then [ErrHeld]; from the goroutine of the transaction that is
+// a wait for itself. Due work of that person is done once the transaction has
+// ended. On a store that locks people (package postgres) nobody else waits.
 func (e *Engine) Within(tx CallerTx) *Within { return &Within{e: e, tx: tx} }
 
 // TrackTx is [Engine.Track] inside a transaction of the program's own: short

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"sync"
 	"time"
 )
@@ -109,17 +110,20 @@ func (w *worker) due(ctx context.Context) (next time.Time, err error) {
 	// A kind of work that fails waits for the next call, the others go on.
 	kinds := [...]WorkKind{WorkWake, WorkSegment, WorkCall, WorkSend}
 	failed := map[WorkKind]error{}
+	// held are batches in which somebody was held, and locked the errors.
+	held := map[WorkKind]map[Work]bool{}
+	locked := map[WorkKind]error{}
 	for {
 		idle := true
 		next = time.Time{}
 		for _, kind := range kinds {
 			var batch []Work
 			err := e.store.View(ctx, func(tx Tx) error {
-				due, then, err := tx.Due(ctx, kind, e.now(), workBatch)
+				due, then, err := tx.Due(ctx, kind, e.now(), workBatch+len(held[kind]))
 				if err != nil {
 					return err
 				}
-				batch = due
+				batch = slices.DeleteFunc(due, func(x Work) bool { return held[kind][x] })
 				if !then.IsZero() && (next.IsZero() || then.Before(next)) {
 					next = then
 				}
@@ -132,7 +136,18 @@ func (w *worker) due(ctx context.Context) (next time.Time, err error) {
 				continue
 			}
 			idle = false
-			failed[kind] = w.Do(ctx, kind, batch)
+			if err := w.Do(ctx, kind, batch); errors.Is(err, ErrHeld) {
+				// The others that are due go on.
+				locked[kind] = err
+				if held[kind] == nil {
+					held[kind] = map[Work]bool{}
+				}
+				for _, x := range batch {
+					held[kind][x] = true
+				}
+			} else {
+				failed[kind] = err
+			}
 			w.wait()
 			// What is due earliest comes first, whatever its kind.
 			break
@@ -143,7 +158,7 @@ func (w *worker) due(ctx context.Context) (next time.Time, err error) {
 		if idle {
 			err = w.failures()
 			for _, kind := range kinds {
-				err = errors.Join(err, failed[kind])
+				err = errors.Join(err, failed[kind], locked[kind])
 			}
 			return next, err
 		}
@@ -176,7 +191,9 @@ func (w *worker) Now() time.Time { return w.e.now() }
 // Do does one batch of due work.
 func (w *worker) Do(ctx context.Context, kind WorkKind, batch []Work) error {
 	err := w.do(ctx, kind, batch)
-	if err != nil && ctx.Err() == nil {
+	if _, held := heldError(err); held && ctx.Err() == nil {
+		w.e.cfg.Logger.Info("due work is about somebody whom another transaction holds; it is tried again", "kind", string(kind), "error", err)
+	} else if err != nil && ctx.Err() == nil {
 		w.e.cfg.Logger.Error("due work failed; it is tried again", "kind", string(kind), "error", err)
 	}
 	return err
@@ -251,7 +268,7 @@ func (w *worker) each(ctx context.Context, kind WorkKind, batch []Work, one func
 				hints[i] = Preload{IDs: []Identifier{{UserID, x.ID}}}
 			}
 		}
-		return w.e.finish(ctx, func(ctx context.Context, tx Tx) error {
+		return w.e.finishIn(ctx, 0, func(ctx context.Context, tx Tx) error {
 			for _, x := range part {
 				if err := one(ctx, tx, x); err != nil {
 					return err
@@ -260,18 +277,19 @@ func (w *worker) each(ctx context.Context, kind WorkKind, batch []Work, one func
 			return nil
 		}, hints...)
 	}
-	err := together(batch)
+	rest, err, held := freeWork(batch, together)
 	if err == nil {
-		w.e.troubles.over(batch)
+		w.e.troubles.over(rest)
+		return held
 	}
-	if err == nil || ctx.Err() != nil {
+	if ctx.Err() != nil {
 		return err
 	}
-	errs := make([]error, len(batch))
-	for i := range batch {
-		errs[i] = together(batch[i : i+1])
+	errs := make([]error, len(rest))
+	for i := range rest {
+		errs[i] = together(rest[i : i+1])
 	}
-	return w.putOffFailed(ctx, kind, batch, errs)
+	return joinHeld(held, w.putOffFailed(ctx, kind, rest, errs))
 }
 
 // wake fires the timer of a run.
@@ -330,7 +348,7 @@ func (w *worker) callAll(ctx context.Context, batch []Work) error {
 // crash during the call leads to another try and not to a run that waits for
 // ever.
 func (e *Engine) claimCall(ctx context.Context, runID string) (in StepInput, fn StepFunc, err error) {
-	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
+	err = e.finishIn(ctx, 0, func(ctx context.Context, tx Tx) error {
 		in, fn = StepInput{}, nil
 		r, err := tx.Run(ctx, runID)
 		now := e.now()
@@ -422,7 +440,8 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, claimed ti
 		}
 		return r, nil
 	}
-	err = e.finish(ctx, func(ctx context.Context, tx Tx) error {
+	// As long as its claim may last.
+	err = e.finishIn(ctx, e.cfg.CallTimeout, func(ctx context.Context, tx Tx) error {
 		r, err := called(ctx, tx)
 		if r == nil {
 			return err
@@ -463,7 +482,7 @@ func (e *Engine) call(ctx context.Context, in StepInput, fn StepFunc, claimed ti
 			r.Results[r.Step] = result
 			r.WakeAt = e.now().Add(backoff(in.Key, 1, time.Minute, time.Hour))
 			return tx.PutRun(ctx, r)
-		})
+		}, Preload{RunID: in.Run.ID})
 	}
 	if err != nil {
 		e.cfg.Logger.Error("the outcome of a step could not be stored; it will be called again",

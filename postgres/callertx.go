@@ -19,7 +19,9 @@ import (
 // is in: what the engine writes in it is committed with the program's rows, or
 // rolled back with them. See [fluxly.Engine.Within].
 //
-// People are locked until the transaction ends, so keep it short. An [*Error]
+// People are locked until the transaction ends, so keep it short: calls about
+// them wait for it, those about others do not. Its timeouts are the program's;
+// the store sets none in it. An [*Error]
 // with Retryable means that the whole transaction is over and may be run
 // again. The isolation level must be READ COMMITTED, the default of PostgreSQL:
 // else every call is [ErrIsolation], and nothing happens.

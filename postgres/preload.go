@@ -30,6 +30,10 @@ func (t *tx) Preload(ctx context.Context, hints []fluxly.Preload) error {
 	}
 	slices.Sort(p.keys)
 	p.keys = slices.Compact(p.keys)
+	if t.waiting != nil {
+		t.waiting.ahead = true
+		defer func() { t.waiting.ahead = t.err != nil }()
+	}
 	moved := true
 	for range looks {
 		list := p.statements(t)
@@ -43,6 +47,9 @@ func (t *tx) Preload(ctx context.Context, hints []fluxly.Preload) error {
 			slices.ContainsFunc(p.foundRuns, func(r *runRow) bool { return slices.Contains(p.runs, r.id) && free(r.pid) })
 		if !moved {
 			break
+		}
+		if held := p.held(t, hints); held != nil {
+			return t.fail(&heldError{held})
 		}
 	}
 	if moved {
@@ -212,7 +219,7 @@ func (p *preload) statements(t *tx) []statement {
 		}}, p.check())
 	} else {
 		if t.writes {
-			list = append(list, statement{sql: strings.Replace(lockPeople, "%", which, 1), args: args, row: t.lockRow})
+			list = append(list, statement{sql: t.locking(strings.Replace(lockPeople, "%", which, 1)), args: args, row: t.lockRow})
 		}
 		list = append(list,
 			statement{sql: strings.Replace(readPeople, "%", which, 1), args: args, row: person},
@@ -259,8 +266,45 @@ func (p *preload) statements(t *tx) []statement {
 	return list
 }
 
+// held are the hints about people that were skipped, because others hold them.
+func (p *preload) held(t *tx, hints []fluxly.Preload) (places []int) {
+	if t.waiting == nil || !t.waiting.skip {
+		return nil
+	}
+	owners := map[string]int64{} // of ids, and of runs and mails
+	for key, pid := range p.leads {
+		owners[key] = pid
+	}
+	for _, f := range p.people {
+		owners[f.key] = f.pid
+	}
+	for _, r := range p.foundRuns {
+		owners["run\x00"+r.id] = r.pid
+	}
+	for _, m := range p.foundMail {
+		owners["mail\x00"+m.key] = m.pid
+	}
+	for i := range hints {
+		h := &hints[i]
+		names := []string{"run\x00" + h.RunID, "mail\x00" + h.SendKey}
+		for _, id := range h.IDs {
+			names = append(names, idKey(id.Kind, id.Value))
+		}
+		if slices.ContainsFunc(names, func(name string) bool {
+			pid, ok := owners[name]
+			return ok && !t.sure(pid)
+		}) {
+			places = append(places, i)
+		}
+	}
+	return places
+}
+
 // locking is a question that locks, or in a view the question alone.
 func (t *tx) locking(sql string) string {
+	if t.writes && t.waiting != nil && t.waiting.skip {
+		return sql + " SKIP LOCKED"
+	}
 	if t.writes {
 		return sql
 	}

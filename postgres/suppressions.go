@@ -99,6 +99,8 @@ func (t *tx) Meter(ctx context.Context, name string) (m *fluxly.Meter, err error
 			args: []any{"fluxly meter " + t.s.cfg.Schema + " " + name},
 		})
 		sql += " FOR UPDATE"
+		t.patient() // all who claim mails take turns here
+		defer t.brief()
 	}
 	err = t.ask(ctx, append(ahead, statement{sql: sql, args: []any{name}, row: func(scan scanFunc) error {
 		var body []byte

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -91,7 +92,7 @@ type sendWorker struct{ base[sendArgs] }
 
 // Work hands out one mail. The engine looks whether it is still due.
 func (w *sendWorker) Work(ctx context.Context, job *river.Job[sendArgs]) error {
-	return w.jobs.one(ctx, fluxly.WorkSend, job.Args.Key, job.Args.Due)
+	return w.jobs.one(ctx, fluxly.WorkSend, job.Args.Key, job.Args.Due, job.Metadata)
 }
 
 // callWorker does the jobs of calls.
@@ -99,11 +100,12 @@ type callWorker struct{ base[callArgs] }
 
 // Work hands out one call. The engine looks whether it is still due.
 func (w *callWorker) Work(ctx context.Context, job *river.Job[callArgs]) error {
-	return w.jobs.one(ctx, fluxly.WorkCall, job.Args.Run, job.Args.Due)
+	return w.jobs.one(ctx, fluxly.WorkCall, job.Args.Run, job.Args.Due, job.Metadata)
 }
 
-// one hands out one piece at its time.
-func (j *jobs) one(ctx context.Context, kind fluxly.WorkKind, id string, due int64) error {
+// one hands out one piece at its time. Where somebody holds its person it is put
+// off, as often as it takes.
+func (j *jobs) one(ctx context.Context, kind fluxly.WorkKind, id string, due int64, metadata []byte) error {
 	return j.do(ctx, func(ctx context.Context, p *work) error {
 		x := fluxly.Work{ID: id, Due: time.UnixMicro(due).UTC()}
 		if err := p.await(ctx, x.Due); err != nil {
@@ -114,7 +116,11 @@ func (j *jobs) one(ctx context.Context, kind fluxly.WorkKind, id string, due int
 			return nil
 		}
 		defer j.flying.end(kind, mine)
-		return p.worker.Do(ctx, kind, mine)
+		err := p.worker.Do(ctx, kind, mine)
+		if errors.Is(err, fluxly.ErrHeld) {
+			return river.JobSnooze(pauseAfter(snoozes(metadata) + 1))
+		}
+		return err
 	})
 }
 
@@ -197,6 +203,9 @@ func (j *jobs) stretch(ctx context.Context, p *work, kind fluxly.WorkKind, a tic
 		if mine := j.flying.begin(kind, fresh); mine != nil {
 			err = p.worker.Do(ctx, kind, mine)
 			j.flying.end(kind, mine)
+		}
+		if errors.Is(err, fluxly.ErrHeld) {
+			err = nil // it is still due, and the others need not wait for it
 		}
 		if err != nil || ctx.Err() != nil {
 			return false, err

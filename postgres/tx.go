@@ -42,6 +42,9 @@ type tx struct {
 	known known
 	notes notes
 
+	// waiting is for a transaction of Update; nil for others.
+	waiting *waiting
+
 	// xid names the transaction to the database, once something was sent;
 	// proof tells that it is this one (see proof.go).
 	xid   string
@@ -63,6 +66,7 @@ type tx struct {
 var (
 	_ fluxly.Tx        = (*tx)(nil)
 	_ fluxly.Preloader = (*tx)(nil)
+	_ fluxly.WaitTx    = (*tx)(nil)
 )
 
 // newTx makes a transaction of Update.

@@ -41,8 +41,16 @@ func (s *Store) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
 	}
 	defer done()
 	m := s.mode
+	var w waiting
 	for n := 1; ; n++ {
-		again, err := s.attempt(ctx, m, fn)
+		again, err := s.attempt(ctx, m, &w, fn)
+		if w.most > 0 && code(err) == codeLockTimeout {
+			if again, err = w.next(err); !again {
+				return err
+			}
+			s.retries.Add(1)
+			continue
+		}
 		if !again || n >= attempts || code(err) == codeLockTimeout && n >= lockAttempts {
 			return err
 		}
@@ -85,7 +93,7 @@ const (
 )
 
 // attempt runs a transaction once. again says that it is worth another.
-func (s *Store) attempt(ctx context.Context, m mode, fn func(fluxly.Tx) error) (again bool, err error) {
+func (s *Store) attempt(ctx context.Context, m mode, w *waiting, fn func(fluxly.Tx) error) (again bool, err error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return false, explain("connect", err)
@@ -93,6 +101,7 @@ func (s *Store) attempt(ctx context.Context, m mode, fn func(fluxly.Tx) error) (
 	defer conn.Release()
 	c := conn.Conn()
 	t := s.newTx(pgxDatabase{c}, m)
+	t.waiting = w
 	defer func() {
 		t.dead = true
 		rollback(ctx, c) // also when fn panics
@@ -147,6 +156,7 @@ func (s *Store) commit(ctx context.Context, conn *pgxpool.Conn, t *tx) (again bo
 	// The name of the transaction must be known before COMMIT is sent, to ask
 	// for its outcome.
 	if !t.notes.empty() || t.xid == "" {
+		t.patient() // for jobs that others insert at the same time
 		if err := t.ask(ctx); err != nil {
 			return worthRetry(err), err
 		}

@@ -26,6 +26,7 @@ type Gatherer[T any] struct {
 	commit Commit[T]
 	max    int
 	most   int // leaders
+	gate   Gate
 
 	mu sync.Mutex
 	// leaders are at work, with so many ops in their commits.
@@ -53,6 +54,17 @@ func New[T any](limit, leaders int, commit Commit[T]) *Gatherer[T] {
 	return &Gatherer[T]{commit: commit, max: limit, most: leaders}
 }
 
+// Gate is what a leader goes through before it takes a batch, for as long as its
+// own ctx lasts. pass is called when the batch is committed. An error is that of
+// the leader's own op alone, which is then part of no batch; another one leads.
+type Gate func(ctx context.Context) (pass func(), err error)
+
+// Behind makes the batches go through a gate. It is called before the first Do.
+func (g *Gatherer[T]) Behind(gate Gate) *Gatherer[T] {
+	g.gate = gate
+	return g
+}
+
 // Do commits value together with those of other callers and returns its
 // result. When ctx ends before value is part of a batch, Do returns ctx's
 // error and nothing is done; from then on Do waits for the outcome, because an
@@ -65,8 +77,8 @@ func (g *Gatherer[T]) Do(ctx context.Context, value T) error {
 	g.mu.Lock()
 	if g.leaders < g.most {
 		g.leaders++
-		g.lead(o)
-		return o.err
+		g.mu.Unlock()
+		return g.begin(ctx, o)
 	}
 	g.waiting = append(g.waiting, o)
 	g.mu.Unlock()
@@ -83,9 +95,22 @@ func (g *Gatherer[T]) Do(ctx context.Context, value T) error {
 			return o.err
 		}
 	}
+	return g.begin(ctx, o)
+}
+
+// begin is what the caller of own does who was made leader.
+func (g *Gatherer[T]) begin(ctx context.Context, own *op[T]) error {
+	if g.gate != nil {
+		pass, err := g.gate(ctx)
+		if err != nil {
+			g.pass(nil)
+			return err
+		}
+		defer pass()
+	}
 	g.mu.Lock()
-	g.lead(o)
-	return o.err
+	g.lead(own)
+	return own.err
 }
 
 // Waiting returns how many calls of Do have not been answered, those in the

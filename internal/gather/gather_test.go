@@ -425,3 +425,47 @@ func TestLeadersSideBySide(t *testing.T) {
 		t.Errorf("%d commits at a time, %d answered, %d wait, %d leaders", most.Load(), done.Load(), g.Waiting(), g.leaders)
 	}
 }
+
+// A leader goes through the gate before it takes a batch, and one whose context
+// ends at the gate is part of none: another one leads.
+func TestGate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		open := make(chan struct{})
+		inside := 0
+		g := New(8, 1, r.commit).Behind(func(ctx context.Context) (func(), error) {
+			select {
+			case <-open:
+				inside++
+				return func() { inside-- }, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		do := func(ctx context.Context, v int, want error) {
+			wg.Go(func() {
+				if err := g.Do(ctx, v); !errors.Is(err, want) {
+					t.Errorf("%d: error %v, want %v", v, err, want)
+				}
+			})
+			synctest.Wait()
+		}
+		do(ctx, 0, context.Canceled) // leads, and stands at the gate
+		do(ctx, 1, context.Canceled) // waits
+		do(t.Context(), 2, nil)
+		do(t.Context(), 3, nil)
+		cancel()
+		synctest.Wait()
+		close(open)
+		wg.Wait()
+		if diff := cmp.Diff([][]int{{2, 3}}, r.batches); diff != "" {
+			t.Errorf("batches (-want +got):\n%s", diff)
+		}
+		if inside != 0 || g.leaders != 0 || len(g.waiting) != 0 {
+			t.Errorf("%d inside, %d leaders, %d waiting; want nobody", inside, g.leaders, len(g.waiting))
+		}
+	})
+}
