@@ -223,8 +223,7 @@ func checkForeignRiver(ctx context.Context, pool *pgxpool.Pool, cfg Config) erro
 	if err != nil || have > 0 {
 		return err
 	}
-	var there bool
-	err = pool.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", pgx.Identifier{cfg.Schema, "river_job"}.Sanitize()).Scan(&there)
+	there, err := hasTable(ctx, pool, cfg.Schema, "river_job")
 	if err != nil || !there {
 		return err
 	}

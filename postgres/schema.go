@@ -179,13 +179,21 @@ type querier interface {
 
 // version returns the version of a schema; 0 when there is none.
 func version(ctx context.Context, db querier, schema string) (n int, err error) {
-	var there bool
-	table := pgx.Identifier{schema, "schema_version"}.Sanitize()
-	if err := db.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", table).Scan(&there); err != nil || !there {
+	there, err := hasTable(ctx, db, schema, "schema_version")
+	if err != nil || !there {
 		return 0, err
 	}
+	table := pgx.Identifier{schema, "schema_version"}.Sanitize()
 	err = db.QueryRow(ctx, "SELECT coalesce(max(version), 0) FROM "+table).Scan(&n)
 	return n, err
+}
+
+// hasTable asks the catalog itself: to_regclass may answer by what the connection
+// remembers from before somebody else made the table.
+func hasTable(ctx context.Context, db querier, schema, table string) (there bool, err error) {
+	err = db.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relname = $2)`, schema, table).Scan(&there)
+	return there, err
 }
 
 // checkVersion refuses a schema that this program cannot work on.
