@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -81,6 +83,9 @@ func open(ctx context.Context, pool *pgxpool.Pool, cfg Config, migrations []stri
 	if err := checkServer(ctx, pool, cfg.Schema); err != nil {
 		return nil, err
 	}
+	if err := checkTexts(ctx, pool, cfg.Schema); err != nil {
+		return nil, err
+	}
 	if cfg.Migrate {
 		if err := migrateAll(ctx, pool, cfg, migrations); err != nil {
 			return nil, openError(cfg.Schema, err)
@@ -88,6 +93,11 @@ func open(ctx context.Context, pool *pgxpool.Pool, cfg Config, migrations []stri
 	}
 	if err := checkAll(ctx, pool, cfg, migrations); err != nil {
 		return nil, openError(cfg.Schema, err)
+	}
+	if cfg.River != nil {
+		if err := checkClient(ctx, pool, cfg); err != nil {
+			return nil, openError(cfg.Schema, err)
+		}
 	}
 	s := &Store{pool: pool, cfg: cfg}
 	var err error
@@ -151,6 +161,27 @@ func checkServer(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 	}
 	if n < oldestServer {
 		return refuse(schema, nil, nil, "the server is PostgreSQL %d, but fluxly needs %d or newer", n/10000, oldestServer/10000)
+	}
+	return nil
+}
+
+// checkTexts refuses a connection that is answered in texts, where these are
+// written in a form that the driver does not read.
+func checkTexts(ctx context.Context, pool *pgxpool.Pool, schema string) error {
+	switch pool.Config().ConnConfig.DefaultQueryExecMode {
+	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol:
+	default:
+		return nil
+	}
+	var bytes, dates string
+	err := pool.QueryRow(ctx, "SELECT current_setting('bytea_output'), current_setting('DateStyle')").Scan(&bytes, &dates)
+	switch {
+	case err != nil:
+		return openError(schema, err)
+	case bytes != "hex":
+		return refuse(schema, nil, nil, "bytea_output is %q, which cannot be read in this exec mode; run ALTER ROLE ... SET bytea_output = hex, or use default_query_exec_mode=cache_describe", bytes)
+	case !strings.HasPrefix(dates, "ISO"):
+		return refuse(schema, nil, nil, "DateStyle is %q, which cannot be read in this exec mode; run ALTER ROLE ... SET DateStyle = ISO, or use default_query_exec_mode=cache_describe", dates)
 	}
 	return nil
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/getfluxly/fluxly/internal/pgtest"
@@ -107,5 +109,75 @@ func TestErrorsKeepSecrets(t *testing.T) {
 	}
 	if e, ok := errors.AsType[*Error](err); !ok || !e.Retryable {
 		t.Errorf("%#v, want a retryable *Error", err)
+	}
+}
+
+// A schema that is there already is filled without the right to make one.
+func TestMigrateWithoutCreateOnDatabase(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	admin, name := pgtest.Pool(t), "fluxly_"+pgtest.Schema(t)
+	if _, err := admin.Exec(ctx, "CREATE DATABASE "+name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_, err := admin.Exec(context.WithoutCancel(ctx), "DROP DATABASE "+name+" WITH (FORCE)")
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	u, err := url.Parse(pgtest.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + name
+	pool := pgtest.PoolOf(t, u.String())
+	defer pool.Close()
+	// A superuser may do it all the same.
+	if _, err := pool.Exec(ctx, "CREATE SCHEMA ready; REVOKE CREATE ON DATABASE "+name+" FROM public, current_user"); err != nil {
+		t.Fatal(err)
+	}
+	if err := Migrate(ctx, pool, Config{Schema: "ready"}); err != nil {
+		t.Errorf("Migrate: %v", err)
+	}
+}
+
+// A connection that is answered in texts that cannot be read is refused.
+func TestOpenRefusesTexts(t *testing.T) {
+	t.Parallel()
+	schema := pgtest.Schema(t)
+	for name, c := range map[string]struct {
+		mode           pgx.QueryExecMode
+		setting, value string
+		refused        bool
+	}{
+		"bytea":            {pgx.QueryExecModeExec, "bytea_output", "escape", true},
+		"bytea, simple":    {pgx.QueryExecModeSimpleProtocol, "bytea_output", "escape", true},
+		"dates":            {pgx.QueryExecModeExec, "DateStyle", "German", true},
+		"as it is":         {pgx.QueryExecModeExec, "DateStyle", "ISO, DMY", false},
+		"bytea, in binary": {pgx.QueryExecModeCacheDescribe, "bytea_output", "escape", false},
+	} {
+		cfg, err := pgxpool.ParseConfig(pgtest.URL(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.MaxConns = 2
+		cfg.ConnConfig.DefaultQueryExecMode = c.mode
+		cfg.ConnConfig.RuntimeParams[c.setting] = c.value
+		pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(t.Context(), pool, Config{Schema: schema, Migrate: true})
+		switch {
+		case !c.refused && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.refused && (err == nil || !strings.Contains(err.Error(), c.setting+" is")):
+			t.Errorf("%s: %v, want an error that names %s", name, err, c.setting)
+		}
+		if err == nil {
+			_ = s.Close()
+		}
+		pool.Close()
 	}
 }

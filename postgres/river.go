@@ -211,8 +211,8 @@ func (j *jobs) join(client *river.Client[pgx.Tx], workers *river.Workers) (err e
 	return nil
 }
 
-func newMigrator(pool *pgxpool.Pool, cfg Config) (*rivermigrate.Migrator[pgx.Tx], error) {
-	return rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: cfg.Schema, Logger: cfg.Logger})
+func newMigrator(pool *pgxpool.Pool, cfg Config, schema string) (*rivermigrate.Migrator[pgx.Tx], error) {
+	return rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: schema, Logger: cfg.Logger})
 }
 
 // checkForeignRiver refuses to make a store where a program's own River is: its
@@ -233,7 +233,7 @@ func checkForeignRiver(ctx context.Context, pool *pgxpool.Pool, cfg Config) erro
 // migrateRiver brings up River's tables, each version whole or not at all. Of
 // two that start together the second waits for the first.
 func migrateRiver(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
-	m, err := newMigrator(pool, cfg)
+	m, err := newMigrator(pool, cfg, cfg.Schema)
 	if err != nil {
 		return err
 	}
@@ -262,7 +262,7 @@ func migrateRiver(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
 
 // checkRiver refuses tables of River that this program cannot work on.
 func checkRiver(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
-	m, err := newMigrator(pool, cfg)
+	m, err := newMigrator(pool, cfg, cfg.Schema)
 	if err != nil {
 		return err
 	}
@@ -272,6 +272,29 @@ func checkRiver(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
 	}
 	if !res.OK {
 		return refuse(cfg.Schema, ErrMigrate, nil, "the tables of River are older than this program needs; call postgres.Migrate or set Config.Migrate")
+	}
+	return nil
+}
+
+// checkClient refuses a client of the program's whose tables are not there, or
+// are older than this program needs.
+func checkClient(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
+	schema := cfg.River.Schema()
+	m, err := newMigrator(pool, cfg, schema)
+	if err != nil {
+		return err
+	}
+	res, err := m.Validate(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if !res.OK {
+		where := "on the search path"
+		if schema != "" {
+			where = fmt.Sprintf("in schema %q", schema)
+		}
+		return refuse(cfg.Schema, ErrMigrate, nil, `the tables of the client in Config.River, %s, are missing or older than this program needs; `+
+			`bring them up by River's own migration, "river migrate-up" or package rivermigrate`, where)
 	}
 	return nil
 }

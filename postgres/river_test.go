@@ -112,6 +112,45 @@ func TestClientsRefused(t *testing.T) {
 	}
 }
 
+// A client whose tables are not there, or are old, is refused, whether it would
+// work or only add jobs.
+func TestClientWithoutTables(t *testing.T) {
+	t.Parallel()
+	pool, schema, jobs := pgtest.Pool(t), pgtest.Schema(t), pgtest.Schema(t)
+	if err := Migrate(t.Context(), pool, Config{Schema: schema}); err != nil {
+		t.Fatal(err)
+	}
+	open := func() error {
+		client, _ := riverOf(t, pool, jobs)
+		s, err := Open(t.Context(), pool, Config{Schema: schema, River: client})
+		if err == nil {
+			_ = s.Close()
+		}
+		return err
+	}
+	refused := func(what string) {
+		t.Helper()
+		if err := open(); !errors.Is(err, ErrMigrate) || !strings.Contains(err.Error(), jobs) || !strings.Contains(err.Error(), "river migrate-up") {
+			t.Errorf("%s: %v, want ErrMigrate, the schema and River's own migration", what, err)
+		}
+	}
+	refused("no schema")
+	if _, err := pool.Exec(t.Context(), "CREATE SCHEMA "+jobs); err != nil {
+		t.Fatal(err)
+	}
+	refused("no tables")
+	if err := migrateRiver(t.Context(), pool, Config{Schema: jobs}.withDefaults()); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(); err != nil {
+		t.Errorf("all there: %v", err)
+	}
+	if _, err := pool.Exec(t.Context(), "DELETE FROM "+jobs+".river_migration WHERE version = (SELECT max(version) FROM "+jobs+".river_migration)"); err != nil {
+		t.Fatal(err)
+	}
+	refused("old tables")
+}
+
 func TestQueueNames(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

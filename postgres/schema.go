@@ -229,8 +229,15 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, schema string, migrations 
 			text := inSchema(schema, migrations[want]+fmt.Sprintf("INSERT INTO fluxly.schema_version (version) VALUES (%d)", want))
 			if want == 1 {
 				name := pgx.Identifier{schema}.Sanitize()
-				text = "CREATE SCHEMA IF NOT EXISTS " + name + "; CREATE TABLE " + name +
-					".schema_version (version integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());" + text
+				text = "CREATE TABLE " + name + ".schema_version (version integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());" + text
+				// IF NOT EXISTS would want CREATE on the database all the same.
+				var there bool
+				if err := tx.QueryRow(ctx, "SELECT to_regnamespace($1::text) IS NOT NULL", name).Scan(&there); err != nil {
+					return err
+				}
+				if !there {
+					text = "CREATE SCHEMA " + name + ";" + text
+				}
 			}
 			_, err = tx.Exec(ctx, text)
 			return err
