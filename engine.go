@@ -261,7 +261,7 @@ func New(cfg Config) (*Engine, error) {
 	e.writes = gather.New(batchLimit, leaders, func(ctx context.Context, batch []write) []error {
 		return e.commit(ctx, batch, sharedWait)
 	})
-	e.lanes = newLanes(func(ctx context.Context, batch []write) []error { return e.commit(ctx, batch, laneWait) })
+	e.lanes = newLanes(func(ctx context.Context, batch []write) []error { return e.commit(ctx, batch, e.lanes.wait()) })
 	if err := e.adopt(c); err != nil {
 		return nil, err
 	}

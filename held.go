@@ -21,6 +21,9 @@ const (
 	// in that of a lane.
 	sharedWait = 200 * time.Millisecond
 	laneWait   = 500 * time.Millisecond
+	// laneLeast is the same where there are many lanes, so that the turn of each
+	// comes often.
+	laneLeast = 20 * time.Millisecond
 	// heldPatience is how long a call waits in its lane in all, unless its
 	// context ends before.
 	heldPatience = 10 * time.Second
@@ -71,34 +74,49 @@ func (e *Engine) withoutHeld(ctx context.Context, batch []write, held *HeldError
 func (e *Engine) finishIn(ctx context.Context, patience time.Duration, fn func(ctx context.Context, tx Tx) error, hints ...Preload) error {
 	w := write{ctx: ctx, fn: fn, hints: hints}
 	l := e.lanes.join(&w)
+	var last error // of the store
 	if l == nil {
 		err := e.writes.Do(ctx, w)
 		held, ok := heldError(err)
 		if !ok || patience == 0 && len(held.Hints) > 0 {
 			return err
 		}
-		l = e.lanes.open(&w)
+		l, last = e.lanes.open(&w), held.Err
 	}
 	defer e.lanes.leave(l)
-	// Not the engine's clock: this is about the patience of those who wait.
-	began := time.Now()
+	waiting := ctx
+	if patience > 0 {
+		var stop func()
+		waiting, stop = context.WithTimeout(ctx, patience)
+		defer stop()
+	}
 	for {
-		err := l.writes.Do(ctx, w)
+		err := l.writes.Do(waiting, w)
 		held, ok := heldError(err)
-		if ok && time.Since(began) < patience {
-			lanePause(ctx)
-		}
-		over := ctx.Err()
 		switch {
-		case ok && over != nil:
-			return &HeldError{Hints: held.Hints, Err: fmt.Errorf("%w: %w", over, held.Err)}
-		case ok && time.Since(began) < patience:
-		case over != nil && errors.Is(err, over):
-			return &HeldError{Err: err}
+		case ok && patience > 0:
+			last = held.Err
+			lanePause(waiting)
+		case err != nil && waiting.Err() != nil && errors.Is(err, waiting.Err()):
+			return waitedInVain(ctx, last)
 		default:
 			return err
 		}
 	}
+}
+
+// waitedInVain is the error of a call that left its lane. last is the store's.
+func waitedInVain(ctx context.Context, last error) error {
+	err := ctx.Err()
+	switch {
+	case last == nil && err == nil:
+		last = errors.New("its turn did not come in time")
+	case last == nil:
+		last = err
+	case err != nil:
+		last = fmt.Errorf("%w: %w", err, last)
+	}
+	return &HeldError{Err: last}
 }
 
 // lanePause is between two tries of a lane: for a store that says at once that
@@ -160,6 +178,7 @@ type lanes struct {
 	mu      sync.Mutex
 	byKey   map[laneKey]*lane
 	callers int
+	lanes   int
 }
 
 // laneKey names a person by one of the ids, or a run or a mail.
@@ -234,7 +253,15 @@ func (s *lanes) open(w *write) *lane {
 		s.byKey[k] = l
 	}
 	s.callers++
+	s.lanes++
 	return l
+}
+
+// wait bounds the wait for a lock at present.
+func (s *lanes) wait() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(laneWait/time.Duration(1+s.lanes/laneSlots), laneLeast)
 }
 
 // leave is called once for each join and open; the lane goes with its last
@@ -246,6 +273,7 @@ func (s *lanes) leave(l *lane) {
 	if l.callers--; l.callers > 0 {
 		return
 	}
+	s.lanes--
 	for _, k := range l.keys {
 		delete(s.byKey, k)
 	}

@@ -109,43 +109,48 @@ func track(ctx context.Context, e *fluxly.Engine, id string) error {
 // time do.
 func TestHeldPeopleDelayNobodyElse(t *testing.T) {
 	t.Parallel()
-	inHeldStore(t, func(t *testing.T, s *heldStore, e *fluxly.Engine) {
-		var calls sync.WaitGroup
-		const people, each = 5, 20
-		for i := range people * each {
-			calls.Go(func() {
-				if err := track(t.Context(), e, fmt.Sprint("held", i%people)); err != nil {
-					t.Errorf("a call about somebody who was held: %v", err)
-				}
-			})
-		}
-		began := time.Now()
-		for i := range 10 {
-			calls.Go(func() {
-				if err := track(t.Context(), e, fmt.Sprint("other", i)); err != nil {
-					t.Error(err)
-				}
-				if d := time.Since(began); d > 5*time.Second {
-					t.Errorf("a call about somebody else took %s", d)
-				}
-			})
-		}
-		<-time.After(6 * time.Second)
-		if n := e.Waiting(); n != people*each {
-			t.Errorf("%d calls wait, want the %d about those who are held", n, people*each)
-		}
-		s.letGo()
-		calls.Wait()
-		if n := e.Counters().Events; n != people*each+10 {
-			t.Errorf("%d events, want %d", n, people*each+10)
-		}
-		if s.most > 4 {
-			t.Errorf("%d transactions waited at a time", s.most)
-		}
-		if n := e.Waiting(); n != 0 {
-			t.Errorf("%d calls wait in the end", n)
-		}
-	})
+	for _, people := range []int{1, 5, 150} {
+		inHeldStore(t, func(t *testing.T, s *heldStore, e *fluxly.Engine) { heldPeople(t, s, e, people) })
+	}
+}
+
+func heldPeople(t *testing.T, s *heldStore, e *fluxly.Engine, people int) {
+	t.Helper()
+	var calls sync.WaitGroup
+	const each = 3
+	for i := range people * each {
+		calls.Go(func() {
+			if err := track(t.Context(), e, fmt.Sprint("held", i%people)); err != nil {
+				t.Errorf("a call about somebody who was held: %v", err)
+			}
+		})
+	}
+	began := time.Now()
+	for i := range 10 {
+		calls.Go(func() {
+			if err := track(t.Context(), e, fmt.Sprint("other", i)); err != nil {
+				t.Error(err)
+			}
+			if d := time.Since(began); d > 5*time.Second {
+				t.Errorf("a call about somebody else took %s", d)
+			}
+		})
+	}
+	<-time.After(6 * time.Second)
+	if n := e.Waiting(); n != people*each {
+		t.Errorf("%d calls wait, want the %d about those who are held", n, people*each)
+	}
+	s.letGo()
+	calls.Wait()
+	if n := e.Counters().Events; n != int64(people*each+10) {
+		t.Errorf("%d events, want %d", n, people*each+10)
+	}
+	if s.most > 4 {
+		t.Errorf("%d transactions waited at a time", s.most)
+	}
+	if n := e.Waiting(); n != 0 {
+		t.Errorf("%d calls wait in the end", n)
+	}
 }
 
 // A call about somebody who is held ends with its context, or after ten seconds.

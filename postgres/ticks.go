@@ -207,7 +207,10 @@ func (j *jobs) stretch(ctx context.Context, p *work, kind fluxly.WorkKind, a tic
 		if errors.Is(err, fluxly.ErrHeld) {
 			err = nil // it is still due, and the others need not wait for it
 		}
-		if err != nil || ctx.Err() != nil {
+		if err == nil {
+			err = ctx.Err() // what is left is for another process
+		}
+		if err != nil {
 			return false, err
 		}
 	}
