@@ -107,7 +107,16 @@ func (r *DomainReport) writeFinding(b *strings.Builder, n int, f DomainFinding, 
 }
 
 func writeRecord(b *strings.Builder, in, domain string, p DomainRecord, optional bool) {
-	fmt.Fprintf(b, "%s%s\n%s  Type:  %s\n%s  Host:  %s  %s\n%s  Value: %s\n", in, recordTitle(p, optional), in, p.Type, in, p.Name, panelHost(domain, p.Name), in, printable(p.Value))
+	fmt.Fprintf(b, "%s%s\n%s  Type:  %s\n%s  Host:  %s  %s\n%s  Value: %s\n", in, recordTitle(p, optional), in, p.Type, in, p.Name, panelHost(domain, p.Name), in, p.entered())
+}
+
+// entered is the value as it is to be entered: whole, and not escaped in any
+// way. One of more than ASCII would not survive being copied.
+func (p DomainRecord) entered() string {
+	if strings.ContainsFunc(p.Value, func(c rune) bool { return c < ' ' || c > '~' }) {
+		return "(not of plain letters alone: copy it from the zone file, which fluxly dnscheck -zone prints)"
+	}
+	return p.Value
 }
 
 // panelHost says what most DNS panels want as the host: the name without the

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"html/template"
 	"maps"
 	"net/netip"
 	"os"
@@ -113,6 +114,50 @@ func TestReportOutputs(t *testing.T) {
 	}
 	if d := cmp.Diff(*r, back, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Errorf("JSON does not come back equal:\n%s", d)
+	}
+}
+
+// A value to publish is printed whole and as it is, since it is copied from
+// there; one that cannot be copied is left to the zone file.
+func TestReportValues(t *testing.T) {
+	t.Parallel()
+	long := "v=spf1"
+	for i := range 80 {
+		long += fmt.Sprintf(" ip4:198.51.%d.0/24", i)
+	}
+	for _, tt := range []struct{ name, record, key, zone string }{
+		{"over a thousand characters", "acme.test TXT" + quoted(long+" -all"), "", ""},
+		{"a backslash", `acme.test TXT "v=spf1 note=a\\b ip4:192.0.2.0/24 -all"`, "", `note=a\\b`},
+		{"two blanks and a sign of HTML", `acme.test TXT "v=spf1  note=<&>  ip4:192.0.2.0/24 -all"`, "", ""},
+		{"letters beyond ASCII", testSelector + `._domainkey.acme.test TXT "x"`, testKey + "; n=caf\u00e9", `n=caf\195\169`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := checkZoneText(t, zone(tt.record), DomainCheck{DKIMValue: tt.key})
+			var page bytes.Buffer
+			if err := r.WriteHTML(&page); err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			for _, f := range r.Findings {
+				for _, p := range f.Publish {
+					n++
+					shown := p.Value
+					if strings.Contains(shown, "\u00e9") {
+						shown = "(not of plain letters alone: copy it from the zone file, which fluxly dnscheck -zone prints)"
+					}
+					if !strings.Contains(r.Text(), "Value: "+shown+"\n") {
+						t.Errorf("text lacks %q:\n%s", shown, r.Text())
+					}
+					if !strings.Contains(page.String(), "<code>"+template.HTMLEscapeString(shown)+"</code>") {
+						t.Errorf("page lacks %q", shown)
+					}
+				}
+			}
+			if n == 0 || !strings.Contains(r.Zone(), tt.zone) {
+				t.Errorf("%d records; zone:\n%s", n, r.Zone())
+			}
+		})
 	}
 }
 
