@@ -102,8 +102,8 @@ type DomainReport struct {
 	// Level is the worst level of all findings.
 	Level DomainLevel `json:"level"`
 	// Ready is true when mail through Postmark from this domain passes DMARC:
-	// the DKIM key is right and aligned, there is a sound DMARC record, and
-	// the zone's servers agree about both.
+	// the DKIM key is right and aligned, there is a sound DMARC record, the
+	// zone's servers agree about both, and the resolver does not refuse them.
 	Ready bool `json:"ready"`
 	// Findings in the order of the areas, the worst first in each.
 	Findings []DomainFinding `json:"findings"`
@@ -525,8 +525,16 @@ func fewOfEach(all []DomainFinding) []DomainFinding {
 // ready: DKIM decides, with DMARC published. A missing include never does.
 func (k *checker) ready() bool {
 	for _, f := range k.report.Findings {
-		if f.Level == DomainFail && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment" || f.Code == "zone_servers_disagree") {
-			return false
+		switch f.Level {
+		case DomainFail:
+			if f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment" || f.Code == "zone_servers_disagree" || f.Code == "dnssec_bogus" {
+				return false
+			}
+		case DomainUnknown:
+			if f.Code == "zone_resolver_fails" {
+				return false
+			}
+		case DomainOK, DomainInfo, DomainWarn:
 		}
 	}
 	return k.report.Alignment.DKIM.Aligned && k.report.DMARC.State == "ok"

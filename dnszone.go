@@ -500,6 +500,9 @@ func (k *checker) compare(z zoneServers, q keyQuestion, replies []dnsReply, cach
 			Summary: "The zone's own servers answer for " + name + ", but the resolver could not: " + cached.why + ".",
 			Fix:     "Check again; if it stays, look for a broken DNSSEC signature of the zone.",
 		}
+		if k.decides(q) {
+			f.Level = DomainUnknown // whether receivers fare as the resolver does
+		}
 		k.add("zone_resolver_fails", f)
 	case !slices.Equal(first.own, cached.own):
 		f := DomainFinding{
