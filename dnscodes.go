@@ -138,6 +138,7 @@ var findingCatalogue = map[string]findingEntry{
 	"postmark_unknown":     {DomainUnknown, "postmark", "", ""},
 
 	"bulk_alignment": {DomainFail, "bulk-sender", "RFC 9989 section 4.4", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
+	"bulk_dkim":      {DomainFail, "bulk-sender", "RFC 6376 section 3.6", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
 	"bulk_dmarc":     {DomainFail, "bulk-sender", "RFC 9989 section 4.7", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
 	"bulk_spf":       {DomainFail, "bulk-sender", "RFC 7208 section 4.6", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
 	"bulk_unknown":   {DomainUnknown, "bulk-sender", "", ""},

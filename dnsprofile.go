@@ -209,6 +209,14 @@ func (k *checker) bulkSender() {
 			ask("bulk_alignment", "Large receivers ask that mail pass DKIM or SPF for the domain of From; neither aligns.", "See Alignment above.")
 		}
 	}
+	switch key := signingKey(r.DKIM); {
+	case key == nil || key.State == "unknown":
+		ok = false
+		ask("bulk_unknown", "Whether there is a sound DKIM key could not be told.", "See DKIM above.")
+	case key.State != "ok":
+		ok = false
+		ask("bulk_dkim", "Large receivers ask for DKIM and SPF both; there is no sound DKIM key at "+key.Host+".", "See DKIM above.")
+	}
 	switch r.DMARC.State {
 	case "missing", "broken":
 		ok = false
@@ -217,9 +225,16 @@ func (k *checker) bulkSender() {
 		ok = false
 		ask("bulk_unknown", "Whether there is a DMARC record could not be told.", "See DMARC above.")
 	}
-	if r.SPF.State == "multiple" || r.SPF.State == "broken" {
+	switch r.SPF.State {
+	case "multiple", "broken":
 		ok = false
 		ask("bulk_spf", "Large receivers ask for a sound SPF record beside DKIM; the one at "+r.Domain+" is not.", "See SPF above.")
+	default:
+		// Part of what it pulls in may be what could not be asked.
+		if slices.ContainsFunc(k.findings, func(f DomainFinding) bool { return f.Code == "spf_unasked" }) {
+			ok = false
+			ask("bulk_unknown", "Whether the SPF record is sound could not be told.", "See SPF above.")
+		}
 	}
 	if ok {
 		k.note(string(BulkSender), "what Gmail, Yahoo and Microsoft ask in the DNS is there; marketing mail also needs one-click unsubscribe")

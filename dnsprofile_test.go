@@ -9,6 +9,19 @@ import (
 	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
 )
 
+// Without a selector nothing is known of DKIM, which bulk senders need.
+func TestDomainProfileBulkNoSelector(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{Resolver: testClient(t, s), CacheOnly: true, Profiles: []DomainProfile{BulkSender}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := finding(t, r, "bulk_unknown"); f.Summary != "Whether there is a sound DKIM key could not be told." {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestDomainProfiles(t *testing.T) {
 	t.Parallel()
 	dkim := testSelector + "._domainkey.acme.test"
@@ -24,7 +37,12 @@ func TestDomainProfiles(t *testing.T) {
 		{"postmark, key not to be asked", PostmarkSender, zone(), dkim, []string{"unknown postmark_unknown"}},
 		{"postmark, alias not to be asked", PostmarkSender, zone(), "pm-bounces.acme.test", []string{"unknown postmark_unknown"}},
 		{"bulk, all there", BulkSender, zone(), "", []string{}},
-		{"bulk, nothing there", BulkSender, zone("-"+dkim+" TXT", "-_dmarc.acme.test TXT", "-pm-bounces.acme.test CNAME"), "", []string{"fail bulk_alignment", "fail bulk_dmarc"}},
+		{"bulk, nothing there", BulkSender, zone("-"+dkim+" TXT", "-_dmarc.acme.test TXT", "-pm-bounces.acme.test CNAME"), "", []string{"fail bulk_alignment", "fail bulk_dkim", "fail bulk_dmarc"}},
+		{"bulk, no key, SPF aligns", BulkSender, zone("-" + dkim + " TXT"), "", []string{"fail bulk_dkim"}},
+		{"bulk, the key revoked", BulkSender, zone(dkim + ` TXT "k=rsa; p="`), "", []string{"fail bulk_dkim"}},
+		{"bulk, key not to be asked", BulkSender, zone(), dkim, []string{"unknown bulk_unknown"}},
+		{"bulk, SPF not to be asked", BulkSender, zone(), "acme.test", []string{"unknown bulk_unknown"}},
+		{"bulk, include not to be asked", BulkSender, zone(), "_spf.office.test", []string{"unknown bulk_unknown"}},
 		{"bulk, two SPF", BulkSender, zone(`acme.test TXT "v=spf1 -all"`, `acme.test TXT "v=spf1 ~all"`), "", []string{"fail bulk_spf"}},
 		{"bulk, DMARC not to be asked", BulkSender, zone(), "_dmarc.acme.test", []string{"unknown bulk_unknown"}},
 		{"bimi, none", BIMI, zone(), "", []string{"info bimi_missing"}},
