@@ -412,7 +412,7 @@ func (k *checker) checkZone(ctx context.Context) {
 	for j := range z.servers {
 		s := &z.servers[j]
 		for _, r := range results {
-			if s.Address != "" && r.replies[j].state == dnsFailed {
+			if s.Address != "" && r.replies[j].state == dnsFailed && !r.replies[j].referral {
 				s.State = r.replies[j].why
 			}
 			// Other names may be delegated further; the domain itself is not.
