@@ -102,7 +102,7 @@ type DomainReport struct {
 	// Level is the worst level of all findings.
 	Level DomainLevel `json:"level"`
 	// Ready is true when mail through Postmark from this domain passes DMARC:
-	// the DKIM key is right and aligned, there is a sound DMARC record, the
+	// the DKIM key is right, aligned and no test (t=y), there is a sound DMARC record, the
 	// zone's servers agree about both, and the resolver does not refuse them.
 	Ready bool `json:"ready"`
 	// Findings in the order of the areas, the worst first in each.
@@ -537,7 +537,7 @@ func (k *checker) ready() bool {
 		case DomainOK, DomainInfo, DomainWarn:
 		}
 	}
-	return k.report.Alignment.DKIM.Aligned && k.report.DMARC.State == "ok"
+	return k.report.Alignment.DKIM.Aligned && !testKeyIn(k.report.DKIM) && k.report.DMARC.State == "ok"
 }
 
 // log lists what was asked so far.

@@ -147,6 +147,12 @@ func TestCheckDomain(t *testing.T) {
 		{name: "DKIM alias loop", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test", "key.host.test CNAME "+dkim), want: []string{"fail dkim_cname_loop", "warn align_dkim"}},
 		{name: "wildcard answers for DKIM", zone: zone("-"+dkim+" TXT", `*.acme.test TXT "v=spf1 -all"`), want: []string{"fail dkim_not_a_key", "warn align_dkim"}},
 		{name: "two DKIM keys", zone: zone(dkim+` TXT "`+testKey+`"`, dkim+` TXT "k=rsa; p="`), want: []string{"fail dkim_multiple", "warn align_dkim"}},
+		{name: "another TXT beside the DKIM key", zone: zone(dkim+` TXT "google-site-verification=abc"`, dkim+` TXT "`+testKey+`"`), check: DomainCheck{DKIMValue: testKey}, want: []string{"fail dkim_other_txt", "info dkim_rsa_1024", "warn align_dkim"}, also: func(t *testing.T, r *DomainReport) {
+			if p := finding(t, r, "dkim_other_txt").Publish; len(p) != 1 || p[0].Value != testKey || len(p[0].Replaces) != 2 {
+				t.Errorf("%+v", p)
+			}
+		}},
+		{name: "a DKIM key for tests", zone: zone(dkim + ` TXT "v=DKIM1; t=y; ` + testKey + `"`), check: DomainCheck{DKIMValue: testKey}, want: []string{"warn dkim_testing", "info dkim_rsa_1024"}},
 		{name: "no Return-Path, DKIM aligns", zone: zone("-pm-bounces.acme.test CNAME"), want: []string{"info dkim_rsa_1024", "info returnpath_missing"}, ready: true},
 		{name: "neither leg", zone: zone("-pm-bounces.acme.test CNAME", "-"+dkim+" TXT"), want: []string{"fail dkim_missing", "fail returnpath_missing", "fail align_none"}},
 		{name: "Return-Path elsewhere", zone: zone("-pm-bounces.acme.test CNAME", "pm-bounces.acme.test CNAME bounce.host.test"), want: []string{"info dkim_rsa_1024", "info returnpath_wrong_target"}, ready: true},
@@ -205,6 +211,26 @@ func TestCheckDomain(t *testing.T) {
 			name: "rotation, pending missing", zone: zone(),
 			check: DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMPendingHost: "20260101000000pm._domainkey.acme.test", DKIMPendingTextValue: testKey}},
 			want:  []string{"warn dkim_pending_missing", "info dkim_rsa_1024"}, ready: true,
+		},
+		{
+			name: "rotation, pending wrong", zone: zone(`20260101000000pm._domainkey.acme.test TXT "k=rsa; p=AAAA"`),
+			check: DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMPendingHost: "20260101000000pm._domainkey.acme.test", DKIMPendingTextValue: testKey}},
+			want:  []string{"warn dkim_key_differs", "warn dkim_not_rsa", "info dkim_rsa_1024"}, ready: true, also: func(t *testing.T, r *DomainReport) {
+				f := finding(t, r, "dkim_key_differs")
+				if f.Summary != "The key at 20260101000000pm._domainkey.acme.test is not the new one that Postmark waits for. Today's mail passes by the current key." || len(f.Publish) != 1 || strings.Contains(f.Why, "every mail fails") {
+					t.Errorf("%+v", f)
+				}
+			},
+		},
+		{
+			name: "rotation, pending a test", zone: zone(`20260101000000pm._domainkey.acme.test TXT "t=y; ` + testKey + `"`),
+			check: DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMPendingHost: "20260101000000pm._domainkey.acme.test", DKIMPendingTextValue: testKey}},
+			want:  []string{"warn dkim_testing", "info dkim_rsa_1024", "info dkim_rsa_1024"}, ready: true,
+		},
+		{
+			name: "rotation, both wrong", zone: zone("-"+dkim+" TXT", `20260101000000pm._domainkey.acme.test TXT "k=rsa; p=AAAA"`),
+			check: DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMPendingHost: "20260101000000pm._domainkey.acme.test", DKIMPendingTextValue: testKey}},
+			want:  []string{"fail dkim_key_differs", "fail dkim_missing", "fail dkim_not_rsa", "warn align_dkim"},
 		},
 		{
 			name: "after a rotation", zone: zone(`old._domainkey.acme.test TXT "k=rsa; p=` + spki(1024) + `"`),

@@ -25,7 +25,7 @@ var findingCatalogue = map[string]findingEntry{
 	"dkim_doubled_host":    {DomainFail, "DKIM", "RFC 6376 section 3.6.2.1", whyDKIM},
 	"dkim_multiple":        {DomainFail, "DKIM", "RFC 6376 section 3.6.2.2", "Which key a verifier takes is undefined, so signatures fail at random."},
 	"dkim_not_a_key":       {DomainFail, "DKIM", "RFC 6376 section 3.6.1", whyDKIM},
-	"dkim_other_txt":       {DomainWarn, "DKIM", "RFC 6376 section 3.6.2.2", "A verifier that takes the wrong record finds no key."},
+	"dkim_other_txt":       {DomainFail, "DKIM", "RFC 6376 section 3.6.2.2", "A verifier that takes the wrong record finds no key, so signatures fail at random."},
 	"dkim_address":         {DomainFail, "DKIM", "RFC 6376 section 3.6.2", whyDKIM},
 	"dkim_cname":           {DomainInfo, "DKIM", "RFC 1034 section 3.6.2", "The key is then in the hands of whoever runs the target."},
 	"dkim_cname_dangling":  {DomainFail, "DKIM", "RFC 1034 section 3.6.2", whyDKIM},

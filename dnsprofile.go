@@ -213,6 +213,9 @@ func (k *checker) bulkSender() {
 	case key == nil || key.State == "unknown":
 		ok = false
 		ask("bulk_unknown", "Whether there is a sound DKIM key could not be told.", "See DKIM above.")
+	case testKeyIn(r.DKIM):
+		ok = false
+		ask("bulk_dkim", "Large receivers ask for DKIM and SPF both; the DKIM key at "+key.Host+" is marked as a test.", "See DKIM above.")
 	case key.State != "ok":
 		ok = false
 		ask("bulk_dkim", "Large receivers ask for DKIM and SPF both; there is no sound DKIM key at "+key.Host+".", "See DKIM above.")

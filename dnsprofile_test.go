@@ -40,6 +40,7 @@ func TestDomainProfiles(t *testing.T) {
 		{"bulk, nothing there", BulkSender, zone("-"+dkim+" TXT", "-_dmarc.acme.test TXT", "-pm-bounces.acme.test CNAME"), "", []string{"fail bulk_alignment", "fail bulk_dkim", "fail bulk_dmarc"}},
 		{"bulk, no key, SPF aligns", BulkSender, zone("-" + dkim + " TXT"), "", []string{"fail bulk_dkim"}},
 		{"bulk, the key revoked", BulkSender, zone(dkim + ` TXT "k=rsa; p="`), "", []string{"fail bulk_dkim"}},
+		{"bulk, the key a test", BulkSender, zone(dkim + ` TXT "t=y; ` + testKey + `"`), "", []string{"fail bulk_dkim"}},
 		{"bulk, key not to be asked", BulkSender, zone(), dkim, []string{"unknown bulk_unknown"}},
 		{"bulk, SPF not to be asked", BulkSender, zone(), "acme.test", []string{"unknown bulk_unknown"}},
 		{"bulk, include not to be asked", BulkSender, zone(), "_spf.office.test", []string{"unknown bulk_unknown"}},

@@ -325,13 +325,13 @@ func (k *checker) badness(q keyQuestion, r dnsReply) int {
 	case q.typ != "TXT":
 		return min(1, max(0, 1-len(r.records)))
 	case target >= 0:
-		keys := slices.DeleteFunc(texts, func(s string) bool { return !looksLikeDKIM(s) })
+		keys := slices.DeleteFunc(slices.Clone(texts), func(s string) bool { return !looksLikeDKIM(s) })
 		if len(keys) == 0 {
 			return 3
 		}
 		key, want := parseDKIMKey(keys[0]), parseDKIMKey(targets[target].value)
 		broken := slices.ContainsFunc(key.problems, func(p dkimProblem) bool { return findingCatalogue[p.code].level == DomainFail })
-		if len(keys) > 1 || broken || key.revoked || targets[target].value != "" && key.p != want.p {
+		if len(texts) > 1 || broken || key.revoked || targets[target].value != "" && key.p != want.p {
 			return 2
 		}
 		return 0
