@@ -522,20 +522,15 @@ func fewOfEach(all []DomainFinding) []DomainFinding {
 	return out
 }
 
+// vetoes reports whether a domain with such a finding is surely not ready.
+func (f DomainFinding) vetoes() bool {
+	return f.Level == DomainFail && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment" || f.Code == "zone_servers_disagree" || f.Code == "dnssec_bogus")
+}
+
 // ready: DKIM decides, with DMARC published. A missing include never does.
 func (k *checker) ready() bool {
-	for _, f := range k.report.Findings {
-		switch f.Level {
-		case DomainFail:
-			if f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment" || f.Code == "zone_servers_disagree" || f.Code == "dnssec_bogus" {
-				return false
-			}
-		case DomainUnknown:
-			if f.Code == "zone_resolver_fails" {
-				return false
-			}
-		case DomainOK, DomainInfo, DomainWarn:
-		}
+	if slices.ContainsFunc(k.report.Findings, DomainFinding.vetoes) || slices.ContainsFunc(k.report.Findings, func(f DomainFinding) bool { return f.Code == "zone_resolver_fails" && f.Level == DomainUnknown }) {
+		return false
 	}
 	return k.report.Alignment.DKIM.Aligned && !testKeyIn(k.report.DKIM) && k.report.DMARC.State == "ok"
 }
