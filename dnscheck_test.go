@@ -185,6 +185,11 @@ func TestCheckDomain(t *testing.T) {
 				t.Errorf("proposal %q, want %q", r.SPF.Proposal, want)
 			}
 		}},
+		{name: "two SPF records, one refuses the other's sender", zone: zone(`acme.test TXT "v=spf1 -ip4:203.0.113.0/24 -all"`, `acme.test TXT "v=spf1 ip4:203.0.113.7 ~all"`), want: []string{"info dkim_rsa_1024", "fail spf_multiple"}, ready: true, also: func(t *testing.T, r *DomainReport) {
+			if f := finding(t, r, "spf_multiple"); r.SPF.Proposal != "" || len(f.Publish) > 0 || !strings.Contains(f.Fix, "refuses (-ip4:203.0.113.0/24)") {
+				t.Errorf("%+v", f)
+			}
+		}},
 		{name: "include absent", zone: zone(`acme.test TXT "V=spf1  include:_SPF.office.test   -all"`), want: []string{"info dkim_rsa_1024", "info spf_include_absent"}, ready: true, also: func(t *testing.T, r *DomainReport) {
 			want := "V=spf1  include:_SPF.office.test   include:spf.mtasv.net -all"
 			if r.SPF.Proposal != want {
