@@ -87,6 +87,7 @@ var findingCatalogue = map[string]findingEntry{
 	"spf_wrong_host":        {DomainWarn, "SPF", "RFC 7208 section 4.4", "The record has no effect where it stands."},
 	"spf_near_miss":         {DomainWarn, "SPF", "RFC 7208 section 4.5", "Receivers see no SPF record in it."},
 	"spf_void_term":         {DomainWarn, "SPF", "RFC 7208 section 4.6.4", "The term authorises nobody, and only two look-ups of a record may find nothing."},
+	"spf_void_ipv4":         {DomainInfo, "SPF", "RFC 7208 section 4.6.4", "Only two look-ups of a record may find nothing, and for such a sender this is one."},
 	"spf_include_absent":    {DomainInfo, "SPF", "RFC 7208 section 2.4", "SPF is checked on the envelope domain, which is Postmark's or the Return-Path alias. The include would not help DMARC; it only spends one of ten look-ups."},
 	"spf_include_qualified": {DomainWarn, "SPF", "RFC 7208 section 4.6.2", "It was surely meant as a permission."},
 
@@ -192,5 +193,6 @@ var spfFixes = map[string]string{ //nolint:gosec // G101 takes "token" and the l
 	"covered_network":  "Delete it if you like.",
 	"long_record":      "Take out what is no longer used.",
 	"void_term":        "Delete the term, or publish the record that it looks for.",
+	"void_ipv4":        "Publish an A record there too, or name the address itself (ip6:).",
 	"unasked":          "Run the check again. This says nothing about whether the record is there.",
 }
