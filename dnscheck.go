@@ -375,7 +375,7 @@ func (k *checker) check(ctx context.Context) (*DomainReport, error) {
 	wg.Wait()
 	k.align()
 	for _, p := range k.Profiles {
-		k.judgeProfile(p)
+		k.judgeProfile(ctx, p)
 	}
 	k.longTTL()
 	k.finish()

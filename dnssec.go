@@ -79,9 +79,10 @@ func (k *checker) dnssec(ctx context.Context) {
 		unasked(k.domain, "DNSSEC could not be looked at, because the resolver given hides it.", "Check with a DNSClient as resolver.")
 		return
 	}
-	apex := k.domain
-	if z := k.zone(); z.apex != "" {
-		apex = z.apex
+	apex, _, why := k.cut(ctx)
+	if apex == "" {
+		unasked(k.domain, "Which zone holds "+k.domain+" could not be told, so neither whether it is signed: "+why+".", "Run the check again.")
+		return
 	}
 	ds := k.ask.ask(ctx, apex, "DS")
 	own := k.ask.ask(ctx, k.domain, "TXT")

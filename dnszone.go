@@ -47,19 +47,7 @@ func (k *checker) findZone(ctx context.Context) (z zoneServers) {
 		return z
 	}
 	var ns dnsReply
-	for name := k.domain; strings.Contains(name, "."); _, name, _ = strings.Cut(name, ".") {
-		ns = k.ask.ask(ctx, name, "NS")
-		if ns.state == dnsFound && len(ns.chain) == 0 {
-			z.apex = name
-			break
-		}
-		if ns.state == dnsFailed {
-			z.why = ns.why
-			return z
-		}
-	}
-	if z.apex == "" {
-		z.why = "no name servers were found for it"
+	if z.apex, ns, z.why = k.cut(ctx); z.apex == "" {
 		return z
 	}
 	hosts := ns.show()
@@ -74,6 +62,21 @@ func (k *checker) findZone(ctx context.Context) (z zoneServers) {
 	}
 	wg.Wait()
 	return z
+}
+
+// cut finds the apex of the zone that holds the domain, by its NS records; why
+// says why it was not found.
+func (k *checker) cut(ctx context.Context) (apex string, ns dnsReply, why string) {
+	for name := k.domain; strings.Contains(name, "."); _, name, _ = strings.Cut(name, ".") {
+		ns = k.ask.ask(ctx, name, "NS")
+		switch {
+		case ns.state == dnsFound && len(ns.chain) == 0:
+			return name, ns, ""
+		case ns.state == dnsFailed:
+			return "", ns, ns.why
+		}
+	}
+	return "", ns, "no name servers were found for it"
 }
 
 // server finds an address of a name server that may be asked.
