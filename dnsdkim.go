@@ -111,6 +111,7 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 func (k *checker) checkDKIM(ctx context.Context) {
 	targets, _ := k.dkimTargets()
 	if len(targets) == 0 {
+		k.report.DKIM = []DKIMReport{}
 		k.add("dkim_no_selector", DomainFinding{
 			Summary: "DKIM was not checked, because no selector was given.",
 			Fix:     "Copy the DKIM host from Postmark (Sender Signatures, DNS settings), such as 20231123163444pm._domainkey." + k.domain + ", and give the part before ._domainkey as the selector.",

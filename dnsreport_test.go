@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -158,6 +159,42 @@ func TestReportValues(t *testing.T) {
 				t.Errorf("%d records; zone:\n%s", n, r.Zone())
 			}
 		})
+	}
+}
+
+// The JSON holds nothing that drives a terminal, comes back as it was, and has a
+// list where one is promised.
+func TestReportJSON(t *testing.T) {
+	t.Parallel()
+	const evil = "v=DMARC1; p=none; x=\u009b31m\u007f\u202e\u2066\u00ad\U000e0041<b>é"
+	s := dnstest.Start(t, zone("_dmarc.acme.test TXT"+quoted(evil), "acme.test MX 10 \u009b2J.test"))
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{Resolver: testClient(t, s), CacheOnly: true, Profiles: DomainProfiles()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := DomainChange{Kind: "record", Before: evil, Text: "changed"}
+	for name, v := range map[string]any{"report": r, "report by value": *r, "change": change, "both": map[string]any{"report": r, "changes": []DomainChange{change}}} {
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", " ")
+		if err := e.Encode(v); err != nil {
+			t.Fatal(err)
+		}
+		if i := strings.IndexFunc(b.String(), func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }); i >= 0 {
+			t.Errorf("%s: holds %q", name, b.String()[i:i+4])
+		}
+		if !strings.Contains(b.String(), "<b>é") || strings.Contains(b.String(), ": null") {
+			t.Errorf("%s:\n%s", name, b.String())
+		}
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back DomainReport
+	if err := json.Unmarshal(data, &back); err != nil || back.DMARC.Record != evil || back.DKIM == nil {
+		t.Errorf("%v, %q, %v", err, back.DMARC.Record, back.DKIM)
 	}
 }
 
