@@ -140,7 +140,11 @@ func TestCheckDomain(t *testing.T) {
 				t.Error(d)
 			}
 		}},
-		{name: "DKIM host doubled by the panel", zone: zone("-"+dkim+" TXT", dkim+`.acme.test TXT "`+testKey+`"`), want: []string{"fail dkim_doubled_host", "warn align_dkim"}},
+		{name: "DKIM host doubled by the panel", zone: zone("-"+dkim+" TXT", dkim+`.acme.test TXT "`+testKey+`"`), want: []string{"fail dkim_doubled_host", "warn align_dkim"}, also: func(t *testing.T, r *DomainReport) {
+			if at := "ound at " + dkim + ".acme.test: k=rsa"; !strings.Contains(r.Text(), "F"+at) || !strings.Contains(r.Zone(), "; f"+at) {
+				t.Errorf("%s\n%s", r.Text(), r.Zone())
+			}
+		}},
 		{name: "another DKIM key", zone: zone(), check: DomainCheck{DKIMValue: "k=rsa; p=MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf9Cnzj4p4WGeKLs1Pt8QuKUpRKfFLfRYC9AIKjbJTWit+CqvjWYzvQwECAwEAAQ=="}, want: []string{"fail dkim_key_differs", "info dkim_rsa_1024", "warn align_dkim"}},
 		{name: "DKIM behind an alias", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test", `key.host.test TXT "`+testKey+`"`), want: []string{"info dkim_cname", "info dkim_rsa_1024"}, ready: true},
 		{name: "DKIM alias to nothing", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test"), want: []string{"fail dkim_cname_dangling", "warn align_dkim"}},

@@ -2,6 +2,7 @@ package fluxly
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -96,14 +97,24 @@ func (r *DomainReport) writeFinding(b *strings.Builder, n int, f DomainFinding, 
 		shown[line] = n
 		writeRecord(b, in, r.Domain, p, f.Optional)
 	}
+	found := "Found: "
+	if f.elsewhere() {
+		found = "Found at " + printable(f.Name) + ": "
+	}
 	for _, v := range f.Found {
-		b.WriteString(in + "Found: " + printable(v) + "\n")
+		b.WriteString(in + found + printable(v) + "\n")
 	}
 	ref := f.Code
 	if f.RFC != "" {
 		ref += ", " + f.RFC
 	}
 	b.WriteString(in + "(" + ref + ")\n")
+}
+
+// elsewhere reports whether what was found stands at another host than the
+// records to publish.
+func (f DomainFinding) elsewhere() bool {
+	return f.Name != "" && len(f.Publish) > 0 && !slices.ContainsFunc(f.Publish, func(p DomainRecord) bool { return p.Name == f.Name })
 }
 
 func writeRecord(b *strings.Builder, in, domain string, p DomainRecord, optional bool) {
@@ -204,6 +215,11 @@ func (r *DomainReport) Zone() string {
 			fmt.Fprintf(&b, "\n; %s (%s)\n", strings.ReplaceAll(f.Summary, "\n", " "), f.Code)
 			for _, old := range p.Replaces {
 				b.WriteString("; replaces: " + printable(old) + "\n")
+			}
+			if f.elsewhere() {
+				for _, v := range f.Found {
+					b.WriteString("; found at " + printable(f.Name) + ": " + printable(v) + "\n")
+				}
 			}
 			switch {
 			case p.Name != r.Domain && !strings.HasSuffix(p.Name, "."+r.Domain):
