@@ -263,7 +263,7 @@ func (r *dnsReply) read(ans DNSAnswer, err error) {
 		return
 	}
 	r.size, r.secure, r.authoritative = ans.Size, ans.AuthenticData, ans.Authoritative
-	in := dnsmsg.Answer{RCode: ans.RCode, Answers: innerRecords(ans.Answers), Authority: innerRecords(ans.Authority)}
+	in := dnsmsg.Answer{RCode: ans.RCode, Authoritative: ans.Authoritative, Answers: innerRecords(ans.Answers), Authority: innerRecords(ans.Authority)}
 	t, _ := dnsmsg.ParseType(r.typ)
 	r.chain, r.records = in.Resolve(r.name, t)
 	r.ownRecords(in.Answers, t)
@@ -281,21 +281,17 @@ func (r *dnsReply) read(ans DNSAnswer, err error) {
 		r.state, r.ttl = dnsNXDomain, in.NegativeTTL()
 	default:
 		r.state, r.ttl = dnsNoData, in.NegativeTTL()
-		// An absence comes with the SOA of the zone, or with nothing at all
-		// (RFC 2308 section 2.2); NS records alone are a referral.
-		has := func(t dnsmsg.Type) bool {
-			return slices.ContainsFunc(in.Authority, func(rec dnsmsg.Record) bool { return rec.Type == t })
-		}
 		switch {
-		case has(dnsmsg.SOA):
+		case in.Denies():
 		case len(r.chain) > 0:
 			r.cutAlias = t != dnsmsg.CNAME && !loops(r.chain, strings.TrimSuffix(r.name, "."))
-		case has(dnsmsg.NS) && !r.authoritative:
-			r.state, r.referral = dnsFailed, true
-			r.why = "the name server only names others to be asked (a referral), so it is no resolver"
+		case in.Refers():
+			r.state, r.referral, r.why = dnsFailed, true, whyReferral
 		}
 	}
 }
+
+const whyReferral = "the name server only names others to be asked (a referral), so it is no resolver"
 
 // rcodeText is for people; the code in brackets is for those who search for it.
 func rcodeText(rcode int) string {

@@ -1,6 +1,8 @@
 package fluxly
 
 import (
+	"errors"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -133,6 +135,19 @@ func TestCheckDomainReplies(t *testing.T) {
 				t.Errorf("DMARC %s, level %s:\n%s", r.DMARC.State, r.Level, r.Text())
 			}
 		})
+	}
+}
+
+// For the methods of a plain resolver a referral is no absence either.
+func TestDNSClientReferral(t *testing.T) {
+	t.Parallel()
+	s := rawServer(t, func(q rawQuery) []byte {
+		return dnstest.Raw(q.msg, otherReply, nil, [][]byte{dnstest.RawRecord(dnstest.RawName("test"), dnsmsg.NS, dnstest.RawName("ns", "nic", "test"))}, nil)
+	})
+	_, err := testClient(t, s).LookupTXT(t.Context(), "acme.test")
+	var ne *net.DNSError
+	if !errors.As(err, &ne) || ne.IsNotFound || !ne.IsTemporary {
+		t.Errorf("%#v", err)
 	}
 }
 

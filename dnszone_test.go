@@ -3,6 +3,7 @@ package fluxly
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -270,6 +271,26 @@ func TestCheckDomainQueries(t *testing.T) {
 	}
 	if n := len(s.Asked()); n > 20 || n != len(r.Queries) {
 		t.Errorf("%d questions, %d in the report:\n%s", n, len(r.Queries), strings.Join(s.Asked(), "\n"))
+	}
+}
+
+// Each server more takes five questions more, one of them for its address, and
+// no more than four are asked.
+func TestCheckDomainQueriesByServers(t *testing.T) {
+	t.Parallel()
+	zoneText := zone()
+	for n, want := range []int{2: 20, 25, 30, 30} {
+		if n < 2 {
+			continue
+		}
+		if n > 2 {
+			zoneText += fmt.Sprintf("\nacme.test NS ns%d.acme.test\nns%d.acme.test A 192.0.2.%d", n, n, n)
+		}
+		s := dnstest.Start(t, zoneText)
+		r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, DKIMValue: testKey, Resolver: testClient(t, s)})
+		if err != nil || !r.Ready || len(s.Asked()) > want {
+			t.Errorf("%d servers: %v, %d questions, want at most %d", n, err, len(s.Asked()), want)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -147,6 +148,20 @@ func (a Answer) Resolve(name string, t Type) (chain []string, records []Record) 
 		at = next
 	}
 	return chain, nil
+}
+
+// Denies reports whether an answer of NOERROR without the records asked for
+// comes with the SOA of the zone, by which an absence is known (RFC 2308 section
+// 2.2).
+func (a Answer) Denies() bool { return a.holds(SOA) }
+
+// Refers reports whether the server only names others to be asked.
+func (a Answer) Refers() bool {
+	return a.RCode == NoError && !a.Authoritative && len(a.Answers) == 0 && a.holds(NS) && !a.holds(SOA)
+}
+
+func (a Answer) holds(t Type) bool {
+	return slices.ContainsFunc(a.Authority, func(r Record) bool { return r.Type == t })
 }
 
 // NegativeTTL is how long a cache may remember that the record is absent: the
