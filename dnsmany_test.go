@@ -165,14 +165,22 @@ func TestCompareFindings(t *testing.T) {
 		{"two in another order", report(dead("ns1.acme.test", "x"), dead("ns2.acme.test", "y")), report(dead("ns2.acme.test", "x"), dead("ns1.acme.test", "y")), nil},
 		{"another term finds nothing", report(void("x.test")), report(void("y.test")), []string{"new spf_void_term", "gone spf_void_term"}},
 		{"one more term", report(void("x1.test")), report(void("x1.test"), void("x2.test")), []string{"new spf_void_term"}},
-		{"the cache has less time left", report(f("zone_cached", "Zone", DomainInfo, "acme.test", "The change at acme.test is published. Caches may keep the old answer for 300 s.")),
-			report(f("zone_cached", "Zone", DomainInfo, "acme.test", "The change at acme.test is published. Caches may keep the old answer for a while.")), nil},
-		{"one more look-up", report(f("spf_many_lookups", "SPF", DomainInfo, "acme.test", "Evaluating the record takes 8 of the 10 DNS look-ups allowed.")),
-			report(f("spf_many_lookups", "SPF", DomainInfo, "acme.test", "Evaluating the record takes 9 of the 10 DNS look-ups allowed.")), nil},
-		{"many of a kind", report(f("spf_covered_network", "SPF", DomainInfo, "acme.test", "One is covered. There are 7 more of this kind.")),
-			report(f("spf_covered_network", "SPF", DomainInfo, "acme.test", "One is covered.")), nil},
-		{"could not be asked for another reason", report(f("dkim_unasked", "DKIM", DomainUnknown, "k.acme.test", "Could not ask for the DKIM key: silent.")),
-			report(f("dkim_unasked", "DKIM", DomainUnknown, "k.acme.test", "Could not ask for the DKIM key: it refuses.")), nil},
+		{
+			"the cache has less time left", report(f("zone_cached", "Zone", DomainInfo, "acme.test", "The change at acme.test is published. Caches may keep the old answer for 300 s.")),
+			report(f("zone_cached", "Zone", DomainInfo, "acme.test", "The change at acme.test is published. Caches may keep the old answer for a while.")), nil,
+		},
+		{
+			"one more look-up", report(f("spf_many_lookups", "SPF", DomainInfo, "acme.test", "Evaluating the record takes 8 of the 10 DNS look-ups allowed.")),
+			report(f("spf_many_lookups", "SPF", DomainInfo, "acme.test", "Evaluating the record takes 9 of the 10 DNS look-ups allowed.")), nil,
+		},
+		{
+			"many of a kind", report(f("spf_covered_network", "SPF", DomainInfo, "acme.test", "One is covered. There are 7 more of this kind.")),
+			report(f("spf_covered_network", "SPF", DomainInfo, "acme.test", "One is covered.")), nil,
+		},
+		{
+			"could not be asked for another reason", report(f("dkim_unasked", "DKIM", DomainUnknown, "k.acme.test", "Could not ask for the DKIM key: silent.")),
+			report(f("dkim_unasked", "DKIM", DomainUnknown, "k.acme.test", "Could not ask for the DKIM key: it refuses.")), nil,
+		},
 		{"another level", report(f("returnpath_missing", "Return-Path", DomainInfo, "r.acme.test", "No alias.")), report(f("returnpath_missing", "Return-Path", DomainFail, "r.acme.test", "No alias.")), []string{"level returnpath_missing"}},
 		{"the same twice", report(void("x.test"), void("x.test")), report(void("x.test")), []string{"gone spf_void_term"}},
 	}
