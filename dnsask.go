@@ -38,6 +38,8 @@ type dnsReply struct {
 	secure    bool            // validated by the resolver
 	why       string          // dnsFailed: the reason in words
 	servfail  bool
+	referral  bool // dnsFailed: the server names others to be asked
+	cutAlias  bool // the server left it to the asker to follow the last alias
 
 	authoritative bool // from one of the zone's servers
 }
@@ -119,11 +121,27 @@ func newAskCore(r Resolver, timeout time.Duration, inFlight int) *askCore {
 	return a
 }
 
+// maxFollowed bounds how many aliases are followed that a server left alone.
+const maxFollowed = 4
+
 // ask returns when there is an answer or ctx ends. The question itself runs in
 // a goroutine of its own, so that a resolver which does not honour its context
 // cannot keep the caller past the deadline.
 func (a *asker) ask(ctx context.Context, name, typ string) dnsReply {
-	return a.askServer(ctx, "", name, typ)
+	r := a.askServer(ctx, "", name, typ)
+	for range maxFollowed {
+		if !r.cutAlias {
+			break
+		}
+		tail := a.askServer(ctx, "", r.chain[len(r.chain)-1], typ)
+		r.state, r.why, r.servfail, r.referral, r.cutAlias = tail.state, tail.why, tail.servfail, tail.referral, tail.cutAlias
+		r.records, r.ttl, r.chain = tail.records, tail.ttl, append(slices.Clone(r.chain), tail.chain...)
+		r.secure = r.secure && tail.secure
+		if loops(r.chain, strings.TrimSuffix(r.name, ".")) {
+			break
+		}
+	}
+	return r
 }
 
 func (a *asker) askServer(ctx context.Context, server, name, typ string) dnsReply {
@@ -245,7 +263,7 @@ func (r *dnsReply) read(ans DNSAnswer, err error) {
 		return
 	}
 	r.size, r.secure, r.authoritative = ans.Size, ans.AuthenticData, ans.Authoritative
-	in := dnsmsg.Answer{RCode: ans.RCode, Answers: innerRecords(ans.Answers), Authority: innerRecords(ans.Authority)}
+	in := dnsmsg.Answer{RCode: ans.RCode, Authoritative: ans.Authoritative, Answers: innerRecords(ans.Answers), Authority: innerRecords(ans.Authority)}
 	t, _ := dnsmsg.ParseType(r.typ)
 	r.chain, r.records = in.Resolve(r.name, t)
 	r.ownRecords(in.Answers, t)
@@ -263,8 +281,17 @@ func (r *dnsReply) read(ans DNSAnswer, err error) {
 		r.state, r.ttl = dnsNXDomain, in.NegativeTTL()
 	default:
 		r.state, r.ttl = dnsNoData, in.NegativeTTL()
+		switch {
+		case in.Denies():
+		case len(r.chain) > 0:
+			r.cutAlias = t != dnsmsg.CNAME && !loops(r.chain, strings.TrimSuffix(r.name, "."))
+		case in.Refers():
+			r.state, r.referral, r.why = dnsFailed, true, whyReferral
+		}
 	}
 }
+
+const whyReferral = "the name server only names others to be asked (a referral), so it is no resolver"
 
 // rcodeText is for people; the code in brackets is for those who search for it.
 func rcodeText(rcode int) string {

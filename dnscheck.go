@@ -102,8 +102,8 @@ type DomainReport struct {
 	// Level is the worst level of all findings.
 	Level DomainLevel `json:"level"`
 	// Ready is true when mail through Postmark from this domain passes DMARC:
-	// the DKIM key is right and aligned, there is a sound DMARC record, and
-	// the zone's servers agree about both.
+	// the DKIM key is right, aligned and no test (t=y), there is a sound DMARC record, the
+	// zone's servers agree about both, and the resolver does not refuse them.
 	Ready bool `json:"ready"`
 	// Findings in the order of the areas, the worst first in each.
 	Findings []DomainFinding `json:"findings"`
@@ -375,7 +375,7 @@ func (k *checker) check(ctx context.Context) (*DomainReport, error) {
 	wg.Wait()
 	k.align()
 	for _, p := range k.Profiles {
-		k.judgeProfile(p)
+		k.judgeProfile(ctx, p)
 	}
 	k.longTTL()
 	k.finish()
@@ -522,14 +522,17 @@ func fewOfEach(all []DomainFinding) []DomainFinding {
 	return out
 }
 
+// vetoes reports whether a domain with such a finding is surely not ready.
+func (f DomainFinding) vetoes() bool {
+	return f.Level == DomainFail && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment" || f.Code == "zone_servers_disagree" || f.Code == "dnssec_bogus")
+}
+
 // ready: DKIM decides, with DMARC published. A missing include never does.
 func (k *checker) ready() bool {
-	for _, f := range k.report.Findings {
-		if f.Level == DomainFail && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment" || f.Code == "zone_servers_disagree") {
-			return false
-		}
+	if slices.ContainsFunc(k.report.Findings, DomainFinding.vetoes) || slices.ContainsFunc(k.report.Findings, func(f DomainFinding) bool { return f.Code == "zone_resolver_fails" && f.Level == DomainUnknown }) {
+		return false
 	}
-	return k.report.Alignment.DKIM.Aligned && k.report.DMARC.State == "ok"
+	return k.report.Alignment.DKIM.Aligned && !testKeyIn(k.report.DKIM) && k.report.DMARC.State == "ok"
 }
 
 // log lists what was asked so far.

@@ -140,13 +140,23 @@ func TestCheckDomain(t *testing.T) {
 				t.Error(d)
 			}
 		}},
-		{name: "DKIM host doubled by the panel", zone: zone("-"+dkim+" TXT", dkim+`.acme.test TXT "`+testKey+`"`), want: []string{"fail dkim_doubled_host", "warn align_dkim"}},
+		{name: "DKIM host doubled by the panel", zone: zone("-"+dkim+" TXT", dkim+`.acme.test TXT "`+testKey+`"`), want: []string{"fail dkim_doubled_host", "warn align_dkim"}, also: func(t *testing.T, r *DomainReport) {
+			if at := "ound at " + dkim + ".acme.test: k=rsa"; !strings.Contains(r.Text(), "F"+at) || !strings.Contains(r.Zone(), "; f"+at) {
+				t.Errorf("%s\n%s", r.Text(), r.Zone())
+			}
+		}},
 		{name: "another DKIM key", zone: zone(), check: DomainCheck{DKIMValue: "k=rsa; p=MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf9Cnzj4p4WGeKLs1Pt8QuKUpRKfFLfRYC9AIKjbJTWit+CqvjWYzvQwECAwEAAQ=="}, want: []string{"fail dkim_key_differs", "info dkim_rsa_1024", "warn align_dkim"}},
 		{name: "DKIM behind an alias", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test", `key.host.test TXT "`+testKey+`"`), want: []string{"info dkim_cname", "info dkim_rsa_1024"}, ready: true},
 		{name: "DKIM alias to nothing", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test"), want: []string{"fail dkim_cname_dangling", "warn align_dkim"}},
 		{name: "DKIM alias loop", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test", "key.host.test CNAME "+dkim), want: []string{"fail dkim_cname_loop", "warn align_dkim"}},
 		{name: "wildcard answers for DKIM", zone: zone("-"+dkim+" TXT", `*.acme.test TXT "v=spf1 -all"`), want: []string{"fail dkim_not_a_key", "warn align_dkim"}},
 		{name: "two DKIM keys", zone: zone(dkim+` TXT "`+testKey+`"`, dkim+` TXT "k=rsa; p="`), want: []string{"fail dkim_multiple", "warn align_dkim"}},
+		{name: "another TXT beside the DKIM key", zone: zone(dkim+` TXT "google-site-verification=abc"`, dkim+` TXT "`+testKey+`"`), check: DomainCheck{DKIMValue: testKey}, want: []string{"fail dkim_other_txt", "info dkim_rsa_1024", "warn align_dkim"}, also: func(t *testing.T, r *DomainReport) {
+			if p := finding(t, r, "dkim_other_txt").Publish; len(p) != 1 || p[0].Value != testKey || len(p[0].Replaces) != 2 {
+				t.Errorf("%+v", p)
+			}
+		}},
+		{name: "a DKIM key for tests", zone: zone(dkim + ` TXT "v=DKIM1; t=y; ` + testKey + `"`), check: DomainCheck{DKIMValue: testKey}, want: []string{"warn dkim_testing", "info dkim_rsa_1024"}},
 		{name: "no Return-Path, DKIM aligns", zone: zone("-pm-bounces.acme.test CNAME"), want: []string{"info dkim_rsa_1024", "info returnpath_missing"}, ready: true},
 		{name: "neither leg", zone: zone("-pm-bounces.acme.test CNAME", "-"+dkim+" TXT"), want: []string{"fail dkim_missing", "fail returnpath_missing", "fail align_none"}},
 		{name: "Return-Path elsewhere", zone: zone("-pm-bounces.acme.test CNAME", "pm-bounces.acme.test CNAME bounce.host.test"), want: []string{"info dkim_rsa_1024", "info returnpath_wrong_target"}, ready: true},
@@ -179,6 +189,11 @@ func TestCheckDomain(t *testing.T) {
 				t.Errorf("proposal %q, want %q", r.SPF.Proposal, want)
 			}
 		}},
+		{name: "two SPF records, one refuses the other's sender", zone: zone(`acme.test TXT "v=spf1 -ip4:203.0.113.0/24 -all"`, `acme.test TXT "v=spf1 ip4:203.0.113.7 ~all"`), want: []string{"info dkim_rsa_1024", "fail spf_multiple"}, ready: true, also: func(t *testing.T, r *DomainReport) {
+			if f := finding(t, r, "spf_multiple"); r.SPF.Proposal != "" || len(f.Publish) > 0 || !strings.Contains(f.Fix, "refuses (-ip4:203.0.113.0/24)") {
+				t.Errorf("%+v", f)
+			}
+		}},
 		{name: "include absent", zone: zone(`acme.test TXT "V=spf1  include:_SPF.office.test   -all"`), want: []string{"info dkim_rsa_1024", "info spf_include_absent"}, ready: true, also: func(t *testing.T, r *DomainReport) {
 			want := "V=spf1  include:_SPF.office.test   include:spf.mtasv.net -all"
 			if r.SPF.Proposal != want {
@@ -205,6 +220,26 @@ func TestCheckDomain(t *testing.T) {
 			name: "rotation, pending missing", zone: zone(),
 			check: DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMPendingHost: "20260101000000pm._domainkey.acme.test", DKIMPendingTextValue: testKey}},
 			want:  []string{"warn dkim_pending_missing", "info dkim_rsa_1024"}, ready: true,
+		},
+		{
+			name: "rotation, pending wrong", zone: zone(`20260101000000pm._domainkey.acme.test TXT "k=rsa; p=AAAA"`),
+			check: DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMPendingHost: "20260101000000pm._domainkey.acme.test", DKIMPendingTextValue: testKey}},
+			want:  []string{"warn dkim_key_differs", "warn dkim_not_rsa", "info dkim_rsa_1024"}, ready: true, also: func(t *testing.T, r *DomainReport) {
+				f := finding(t, r, "dkim_key_differs")
+				if f.Summary != "The key at 20260101000000pm._domainkey.acme.test is not the new one that Postmark waits for. Today's mail passes by the current key." || len(f.Publish) != 1 || strings.Contains(f.Why, "every mail fails") {
+					t.Errorf("%+v", f)
+				}
+			},
+		},
+		{
+			name: "rotation, pending a test", zone: zone(`20260101000000pm._domainkey.acme.test TXT "t=y; ` + testKey + `"`),
+			check: DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMPendingHost: "20260101000000pm._domainkey.acme.test", DKIMPendingTextValue: testKey}},
+			want:  []string{"warn dkim_testing", "info dkim_rsa_1024", "info dkim_rsa_1024"}, ready: true,
+		},
+		{
+			name: "rotation, both wrong", zone: zone("-"+dkim+" TXT", `20260101000000pm._domainkey.acme.test TXT "k=rsa; p=AAAA"`),
+			check: DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMPendingHost: "20260101000000pm._domainkey.acme.test", DKIMPendingTextValue: testKey}},
+			want:  []string{"fail dkim_key_differs", "fail dkim_missing", "fail dkim_not_rsa", "warn align_dkim"},
 		},
 		{
 			name: "after a rotation", zone: zone(`old._domainkey.acme.test TXT "k=rsa; p=` + spki(1024) + `"`),

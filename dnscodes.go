@@ -25,7 +25,7 @@ var findingCatalogue = map[string]findingEntry{
 	"dkim_doubled_host":    {DomainFail, "DKIM", "RFC 6376 section 3.6.2.1", whyDKIM},
 	"dkim_multiple":        {DomainFail, "DKIM", "RFC 6376 section 3.6.2.2", "Which key a verifier takes is undefined, so signatures fail at random."},
 	"dkim_not_a_key":       {DomainFail, "DKIM", "RFC 6376 section 3.6.1", whyDKIM},
-	"dkim_other_txt":       {DomainWarn, "DKIM", "RFC 6376 section 3.6.2.2", "A verifier that takes the wrong record finds no key."},
+	"dkim_other_txt":       {DomainFail, "DKIM", "RFC 6376 section 3.6.2.2", "A verifier that takes the wrong record finds no key, so signatures fail at random."},
 	"dkim_address":         {DomainFail, "DKIM", "RFC 6376 section 3.6.2", whyDKIM},
 	"dkim_cname":           {DomainInfo, "DKIM", "RFC 1034 section 3.6.2", "The key is then in the hands of whoever runs the target."},
 	"dkim_cname_dangling":  {DomainFail, "DKIM", "RFC 1034 section 3.6.2", whyDKIM},
@@ -87,6 +87,7 @@ var findingCatalogue = map[string]findingEntry{
 	"spf_wrong_host":        {DomainWarn, "SPF", "RFC 7208 section 4.4", "The record has no effect where it stands."},
 	"spf_near_miss":         {DomainWarn, "SPF", "RFC 7208 section 4.5", "Receivers see no SPF record in it."},
 	"spf_void_term":         {DomainWarn, "SPF", "RFC 7208 section 4.6.4", "The term authorises nobody, and only two look-ups of a record may find nothing."},
+	"spf_void_ipv4":         {DomainInfo, "SPF", "RFC 7208 section 4.6.4", "Only two look-ups of a record may find nothing, and for such a sender this is one."},
 	"spf_include_absent":    {DomainInfo, "SPF", "RFC 7208 section 2.4", "SPF is checked on the envelope domain, which is Postmark's or the Return-Path alias. The include would not help DMARC; it only spends one of ten look-ups."},
 	"spf_include_qualified": {DomainWarn, "SPF", "RFC 7208 section 4.6.2", "It was surely meant as a permission."},
 
@@ -138,6 +139,7 @@ var findingCatalogue = map[string]findingEntry{
 	"postmark_unknown":     {DomainUnknown, "postmark", "", ""},
 
 	"bulk_alignment": {DomainFail, "bulk-sender", "RFC 9989 section 4.4", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
+	"bulk_dkim":      {DomainFail, "bulk-sender", "RFC 6376 section 3.6", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
 	"bulk_dmarc":     {DomainFail, "bulk-sender", "RFC 9989 section 4.7", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
 	"bulk_spf":       {DomainFail, "bulk-sender", "RFC 7208 section 4.6", "Gmail, Yahoo and Microsoft refuse or junk bulk mail without it."},
 	"bulk_unknown":   {DomainUnknown, "bulk-sender", "", ""},
@@ -191,5 +193,6 @@ var spfFixes = map[string]string{ //nolint:gosec // G101 takes "token" and the l
 	"covered_network":  "Delete it if you like.",
 	"long_record":      "Take out what is no longer used.",
 	"void_term":        "Delete the term, or publish the record that it looks for.",
+	"void_ipv4":        "Publish an A record there too, or name the address itself (ip6:).",
 	"unasked":          "Run the check again. This says nothing about whether the record is there.",
 }

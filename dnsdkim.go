@@ -111,6 +111,7 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 func (k *checker) checkDKIM(ctx context.Context) {
 	targets, _ := k.dkimTargets()
 	if len(targets) == 0 {
+		k.report.DKIM = []DKIMReport{}
 		k.add("dkim_no_selector", DomainFinding{
 			Summary: "DKIM was not checked, because no selector was given.",
 			Fix:     "Copy the DKIM host from Postmark (Sender Signatures, DNS settings), such as 20231123163444pm._domainkey." + k.domain + ", and give the part before ._domainkey as the selector.",
@@ -130,7 +131,10 @@ func (k *checker) checkDKIM(ctx context.Context) {
 // dkimRotation: while a key is exchanged, Postmark signs with the current one
 // until it has seen the pending one.
 func (k *checker) dkimRotation(rs []DKIMReport, ts []dkimTarget) {
-	sound := slices.ContainsFunc(rs, func(r DKIMReport) bool { return r.Role != "revoked" && r.State == "ok" })
+	current := ""
+	if key := signingKey(rs); key != nil && key.Role == "current" {
+		current = key.State
+	}
 	for i, r := range rs {
 		if r.State == "ok" && r.Role == "current" {
 			k.note("DKIM", fmt.Sprintf("%s key found at %s", keyText(r), r.Host))
@@ -149,7 +153,7 @@ func (k *checker) dkimRotation(rs []DKIMReport, ts []dkimTarget) {
 				Fix:     "Publish the record, then press Verify in Postmark.",
 				Level:   DomainFail,
 			}
-			if sound {
+			if current == "ok" || current == "unknown" {
 				f.Level = DomainWarn
 			}
 			if ts[i].value != "" {
@@ -157,7 +161,35 @@ func (k *checker) dkimRotation(rs []DKIMReport, ts []dkimTarget) {
 			}
 			k.add("dkim_pending_missing", f)
 		}
+		if r.Role == "pending" && (r.State == "broken" || r.State == "revoked") && (current == "ok" || current == "unknown") && !slices.ContainsFunc(rs, func(o DKIMReport) bool { return o.Role == "current" && o.Host == r.Host }) {
+			k.laterHarm(r.Host, current)
+		}
 	}
+}
+
+// laterHarm grades what is wrong with a pending key: mail is signed with the
+// current one until Postmark has seen it.
+func (k *checker) laterHarm(host, current string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range k.findings {
+		f := &k.findings[i]
+		if f.Area != "DKIM" || f.Name != host || f.Level != DomainFail {
+			continue
+		}
+		f.Level = DomainWarn
+		f.Why = "Mail is signed with the current key until Postmark has seen the new one; the exchange of the key cannot be completed before the new one is right."
+		if current == "ok" {
+			f.Summary += " Today's mail passes by the current key."
+		}
+	}
+}
+
+// testKeyIn reports whether mail is signed with a key that is marked as a test:
+// receivers may treat such mail as unsigned (RFC 6376 section 3.6.1).
+func testKeyIn(rs []DKIMReport) bool {
+	key := signingKey(rs)
+	return key != nil && parseDKIMKey(key.Record).testing
 }
 
 func keyText(r DKIMReport) string {
@@ -231,10 +263,13 @@ func (k *checker) dkimHost(ctx context.Context, t dkimTarget) DKIMReport {
 		add("dkim_not_a_key", "The TXT record at "+t.host+" is not a DKIM key. A wildcard record of the zone may be answering in its place.", copyIt)
 		return r
 	case len(found) > 1:
-		add("dkim_other_txt", "Other TXT records stand beside the DKIM key at "+t.host+"; some verifiers take the wrong one.", "Remove the others.")
+		add("dkim_other_txt", "Other TXT records stand beside the DKIM key at "+t.host+"; which one a verifier takes is undefined.", "Keep the key as the only TXT record there.")
 	}
 	r.Record = keys[0]
 	k.dkimKey(&r, t, add, copyIt)
+	if len(found) > 1 && r.State == "ok" {
+		r.State = "broken"
+	}
 	return r
 }
 
@@ -303,7 +338,11 @@ func (k *checker) dkimKey(r *DKIMReport, t dkimTarget, add func(code, summary, f
 	r.Matches = want.p != "" && want.p == key.p
 	if !r.Matches {
 		r.State = "broken"
-		add("dkim_key_differs", "The key at "+t.host+" is not the one that Postmark signs with.", copyIt)
+		which := "the one that Postmark signs with"
+		if t.role == "pending" {
+			which = "the new one that Postmark waits for"
+		}
+		add("dkim_key_differs", "The key at "+t.host+" is not "+which+".", copyIt)
 	}
 }
 

@@ -165,6 +165,42 @@ func TestCheckDomainBogus(t *testing.T) {
 			}
 		})
 	}
+	// Not only at the domain itself: whatever the verdict rests on.
+	const dkim, dmarc, bounces = testSelector + "._domainkey.acme.test", "_dmarc.acme.test", "pm-bounces.acme.test"
+	for _, tt := range []struct {
+		name  string
+		fault dnstest.Fault
+		at    []string
+		want  string // finding
+		name0 string
+		ready bool
+		head  string
+	}{
+		{"everywhere", dnstest.Fault{Bogus: true}, []string{"acme.test", dkim, dmarc, bounces}, "fail dnssec_bogus", "acme.test", false, "not ready to send"},
+		{"the key", dnstest.Fault{Bogus: true}, []string{dkim}, "fail dnssec_bogus", dkim, false, "not ready to send"},
+		{"DMARC", dnstest.Fault{Bogus: true}, []string{dmarc}, "fail dnssec_bogus", dmarc, false, "not ready to send"},
+		{"the Return-Path", dnstest.Fault{Bogus: true}, []string{bounces}, "warn dnssec_bogus", bounces, true, "ready to send through Postmark"},
+		{"the key just fails", dnstest.Fault{RCode: 2}, []string{dkim}, "unknown zone_resolver_fails", dkim, false, "cannot tell yet"},
+		{"DMARC just fails", dnstest.Fault{RCode: 2}, []string{dmarc}, "unknown zone_resolver_fails", dmarc, false, "cannot tell yet"},
+		{"DMARC is refused", dnstest.Fault{RCode: 5}, []string{dmarc}, "unknown zone_resolver_fails", dmarc, false, "cannot tell yet"},
+		{"the Return-Path just fails", dnstest.Fault{RCode: 2}, []string{bounces}, "warn zone_resolver_fails", bounces, true, "ready to send through Postmark"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			cache, own := dnstest.Start(t, zone()), dnstest.Start(t, zone())
+			for _, n := range tt.at {
+				cache.Fail(n, "TXT", tt.fault)
+			}
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, DKIMValue: testKey, Resolver: zoneClient(t, cache, own, own)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := finding(t, r, tt.want[strings.Index(tt.want, " ")+1:])
+			if string(f.Level)+" "+f.Code != tt.want || f.Name != tt.name0 || r.Ready != tt.ready || !strings.HasPrefix(r.Text(), "acme.test: "+tt.head) {
+				t.Errorf("ready %v, %+v\n%s", r.Ready, f, r.Text())
+			}
+		})
+	}
 	t.Run("signed", func(t *testing.T) {
 		t.Parallel()
 		r := checkZoneText(t, zone("acme.test DS x"), DomainCheck{Profiles: []DomainProfile{DNSSEC}})

@@ -59,6 +59,9 @@ type htmlRecord struct {
 func (p htmlRecord) Title() string { return recordTitle(p.DomainRecord, p.Optional) }
 func (p htmlRecord) Panel() string { return panelHost(p.Domain, p.Name) }
 
+// Entered is the value as it is to be copied.
+func (p htmlRecord) Entered() string { return p.entered() }
+
 // Todo and Notes split the findings as the text report does, with one count.
 func (h htmlReport) Todo() []htmlFinding {
 	return slices.DeleteFunc(h.items(), func(f htmlFinding) bool { return f.Level == DomainInfo })
@@ -115,7 +118,7 @@ code{font:14px/1.45 ui-monospace,monospace}
 .item{border-left:4px solid #57606a;padding:.1rem 0 .1rem 1rem;margin:1.4rem 0}
 .item.fail{border-color:#b42318}.item.warn{border-color:#8a5a00}.item.info{border-color:#0550ae}
 .item h3{font-size:1rem;margin:.2rem 0 .5rem}
-.publish{background:#f3f5f7;padding:.6rem .9rem;margin:.7rem 0;border-radius:.3rem}.publish p{margin:0 0 .3rem}
+.publish{background:#f3f5f7;padding:.6rem .9rem;margin:.7rem 0;border-radius:.3rem}.publish p{margin:0 0 .3rem}.publish code{white-space:pre-wrap}
 .publish table td{border:0;padding:.1rem .7rem .1rem 0}.publish td:first-child{width:4rem}
 .small{color:#57606a;font-size:.85rem}
 ul.tree,ul.tree ul{list-style:none;margin:0;padding-left:1.1rem}ul.tree{padding-left:0}
@@ -151,6 +154,6 @@ dt{font-weight:600}dd{margin:0 0 .5rem}
 {{with .Rest}}<p class="small">Found{{with $.Name}} at {{printable .}}{{end}}:{{range .}}<br><code>{{printable .}}</code>{{end}}</p>{{end}}
 <p class="small">{{.Code}}{{with .RFC}}, {{.}}{{end}}</p></div>
 {{end}}
-{{define "record"}}{{if .Same}}<p>The record is that of {{.Same}}.</p>{{else}}<div class="publish"><p><b>{{.Title}}</b></p><table><tr><td>Type</td><td><code>{{.Type}}</code></td></tr><tr><td>Host</td><td><code>{{.Name}}</code> <span class="small">{{.Panel}}</span></td></tr><tr><td>Value</td><td><code>{{printable .Value}}</code></td></tr>{{range .Replaces}}<tr><td>Old</td><td><code>{{printable .}}</code></td></tr>{{end}}</table></div>{{end}}{{end}}
+{{define "record"}}{{if .Same}}<p>The record is that of {{.Same}}.</p>{{else}}<div class="publish"><p><b>{{.Title}}</b></p><table><tr><td>Type</td><td><code>{{.Type}}</code></td></tr><tr><td>Host</td><td><code>{{.Name}}</code> <span class="small">{{.Panel}}</span></td></tr><tr><td>Value</td><td><code>{{.Entered}}</code></td></tr>{{range .Replaces}}<tr><td>Old</td><td><code>{{printable .}}</code></td></tr>{{end}}</table></div>{{end}}{{end}}
 {{define "terms"}}<ul>{{range .Terms}}<li><span class="cost{{if eq .Lookups 0}} zero{{end}}">{{.Lookups}}</span> <code>{{printable .Text}}</code>{{if ne .State "ok"}} <span class="small">{{state .State}}</span>{{end}}{{with .Tree}}{{if .Terms}}{{template "terms" .}}{{end}}{{end}}</li>{{end}}</ul>{{end}}
 `

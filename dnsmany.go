@@ -1,7 +1,9 @@
 package fluxly
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -78,18 +80,27 @@ type DomainChange struct {
 
 // CompareReports tells what changed from one report of a domain to the next.
 // A part that could not be asked in either of them makes no change: a silent
-// server is not a removed record.
+// server is not a removed record, and a domain about which it cannot be told is
+// not one that ceased to be ready. [WatchDomain] compares with what was last
+// known instead.
 func CompareReports(before, after *DomainReport) []DomainChange {
+	unasked := unaskedAreas(before)
+	maps.Copy(unasked, unaskedAreas(after))
+	return compareReports(before, after, unasked)
+}
+
+// compareReports leaves the findings of the areas alone that could not be asked.
+func compareReports(before, after *DomainReport, unasked map[string]bool) []DomainChange {
 	var out []DomainChange
-	if before.Ready != after.Ready {
+	if before.Ready != after.Ready && after.readyKnown() {
 		c := DomainChange{Kind: "ready", Before: boolText(before.Ready), After: boolText(after.Ready), Text: after.Domain + " is no longer ready to send."}
 		if after.Ready {
 			c.Text = after.Domain + " is now ready to send."
 		}
 		out = append(out, c)
 	}
+	out = append(out, compareDMARC(before, after)...)
 	for _, r := range []struct{ name, before, after, state1, state2 string }{
-		{"_dmarc." + after.Domain, before.DMARC.Record, after.DMARC.Record, before.DMARC.State, after.DMARC.State},
 		{after.Domain, strings.Join(before.SPF.Records, " | "), strings.Join(after.SPF.Records, " | "), before.SPF.State, after.SPF.State},
 		{after.ReturnPath.Host, before.ReturnPath.Target, after.ReturnPath.Target, before.ReturnPath.State, after.ReturnPath.State},
 	} {
@@ -101,7 +112,50 @@ func CompareReports(before, after *DomainReport) []DomainChange {
 			out = appendRecordChange(out, d.Host, o.Record, d.Record, o.State == "unknown" || d.State == "unknown")
 		}
 	}
-	return append(out, compareFindings(before, after)...)
+	return append(out, compareFindings(before, after, unasked)...)
+}
+
+// compareDMARC names the host at which the record stands, which may be one
+// further up.
+func compareDMARC(before, after *DomainReport) (out []DomainChange) {
+	b, a := before.DMARC, after.DMARC
+	own := "_dmarc." + after.Domain
+	if b.State == "unknown" || a.State == "unknown" || b.Record == "" || a.Record == "" || b.Host == a.Host {
+		return appendRecordChange(nil, cmp.Or(a.Host, b.Host, own), b.Record, a.Record, b.State == "unknown" || a.State == "unknown")
+	}
+	return append(out, DomainChange{
+		Kind: "record", Name: a.Host, Before: b.Record, After: a.Record,
+		Text: "The DMARC policy now comes from the record at " + a.Host + ", and no longer from that at " + b.Host + ".",
+	})
+}
+
+// readyKnown reports whether Ready can be told: it is false for a domain that
+// is not ready only because something could not be asked.
+func (r *DomainReport) readyKnown() bool {
+	if r.Ready || slices.ContainsFunc(r.Findings, DomainFinding.vetoes) {
+		return true
+	}
+	unasked := unaskedAreas(r)
+	return !unasked["DKIM"] && !unasked["DMARC"] && !unasked["Alignment"] && !unasked["Zone"]
+}
+
+// unaskedAreas are those about which something could not be asked, and those
+// that rest on them.
+func unaskedAreas(r *DomainReport) map[string]bool {
+	out := map[string]bool{}
+	for _, f := range r.Findings {
+		if f.Level != DomainUnknown || f.Code == "dkim_no_selector" {
+			continue
+		}
+		out[f.Area] = true
+		switch f.Area {
+		case "DKIM", "DMARC":
+			out["Return-Path"], out["Alignment"] = true, true
+		case "Return-Path":
+			out["Alignment"] = true
+		}
+	}
+	return out
 }
 
 func appendRecordChange(out []DomainChange, name, before, after string, unknown bool) []DomainChange {
@@ -116,6 +170,59 @@ func appendRecordChange(out []DomainChange, name, before, after string, unknown 
 		c.Text = "The record at " + name + " was removed."
 	}
 	return append(out, c)
+}
+
+// lastKnown is what a watch remembers: the latest report, in which what could
+// not be asked is as it was when it last could.
+type lastKnown struct {
+	report *DomainReport
+	never  map[string]bool // areas about which nothing was known so far
+}
+
+// next tells what changed, and remembers r.
+func (l *lastKnown) next(r *DomainReport) (changes []DomainChange) {
+	unasked := unaskedAreas(r)
+	if l.report == nil {
+		l.report, l.never = r, unasked
+		return nil
+	}
+	old := l.report
+	skip := maps.Clone(unasked)
+	maps.Copy(skip, l.never)
+	changes = compareReports(old, r, skip)
+	now := *r
+	if !r.readyKnown() {
+		now.Ready = old.Ready
+	}
+	if r.DMARC.State == "unknown" {
+		now.DMARC = old.DMARC
+	}
+	if r.SPF.State == "unknown" {
+		now.SPF = old.SPF
+	}
+	if r.ReturnPath.State == "unknown" {
+		now.ReturnPath = old.ReturnPath
+	}
+	now.DKIM = slices.Clone(r.DKIM)
+	for i, d := range now.DKIM {
+		if j := slices.IndexFunc(old.DKIM, func(o DKIMReport) bool { return o.Host == d.Host }); d.State == "unknown" && j >= 0 {
+			now.DKIM[i] = old.DKIM[j]
+		}
+	}
+	now.Findings = nil
+	for _, f := range r.Findings {
+		if !unasked[f.Area] || f.Level == DomainUnknown {
+			now.Findings = append(now.Findings, f)
+		}
+	}
+	for _, f := range old.Findings {
+		if unasked[f.Area] && f.Level != DomainUnknown {
+			now.Findings = append(now.Findings, f)
+		}
+	}
+	maps.DeleteFunc(l.never, func(area string, _ bool) bool { return !unasked[area] })
+	l.report = &now
+	return changes
 }
 
 type findingKey struct{ code, name, subject string }
@@ -146,17 +253,11 @@ func keyOf(f DomainFinding) findingKey {
 	return k
 }
 
-func compareFindings(before, after *DomainReport) (out []DomainChange) {
+func compareFindings(before, after *DomainReport, unasked map[string]bool) (out []DomainChange) {
 	old := map[findingKey][]DomainFinding{}
-	unasked := map[string]bool{} // areas
 	for _, f := range before.Findings {
 		k := keyOf(f)
 		old[k] = append(old[k], f)
-	}
-	for _, f := range append(slices.Clone(before.Findings), after.Findings...) {
-		if f.Level == DomainUnknown {
-			unasked[f.Area] = true
-		}
 	}
 	for _, f := range after.Findings {
 		k := keyOf(f)
@@ -166,7 +267,7 @@ func compareFindings(before, after *DomainReport) (out []DomainChange) {
 			}
 			continue
 		}
-		if o := old[k][0]; o.Level != f.Level {
+		if o := old[k][0]; o.Level != f.Level && !unasked[f.Area] {
 			out = append(out, DomainChange{Kind: "level", Code: f.Code, Name: f.Name, Before: string(o.Level), After: string(f.Level), Text: f.Summary})
 		}
 		old[k] = old[k][1:]
@@ -194,7 +295,8 @@ func boolText(b bool) string {
 
 // WatchDomain checks domain now and then every interval (default 5 minutes, at
 // least 1 s), and calls each with the report and what changed since the one
-// before; the first call has no changes. It returns when ctx ends, with its
+// before; the first call has no changes. What could not be asked is compared
+// with what was last known of it once it can be asked again. It returns when ctx ends, with its
 // error, or when each returns false, with nil. An error matching [ErrInvalid]
 // comes back at once.
 func WatchDomain(ctx context.Context, domain string, c DomainCheck, interval time.Duration, each func(r *DomainReport, changes []DomainChange) bool) error {
@@ -203,7 +305,7 @@ func WatchDomain(ctx context.Context, domain string, c DomainCheck, interval tim
 	}
 	tick := time.NewTicker(max(interval, time.Second))
 	defer tick.Stop()
-	var before *DomainReport
+	var known lastKnown
 	for {
 		r, err := CheckDomain(ctx, domain, c)
 		if err != nil {
@@ -212,12 +314,7 @@ func WatchDomain(ctx context.Context, domain string, c DomainCheck, interval tim
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		var changes []DomainChange
-		if before != nil {
-			changes = CompareReports(before, r)
-		}
-		before = r
-		if !each(r, changes) {
+		if !each(r, known.next(r)) {
 			return nil
 		}
 		select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -121,7 +122,9 @@ func TestCompareReports(t *testing.T) {
 		{"key removed", healthy, check(zone("-" + dkim + " TXT")), []string{"ready", "record  " + dkim, "new dkim_missing " + dkim, "new align_dkim", "gone dkim_rsa_1024 " + dkim}},
 		{"policy changed", healthy, check(zone(`_dmarc.acme.test TXT "v=DMARC1; p=none; rua=mailto:d@acme.test"`)), []string{"record  _dmarc.acme.test", "new dmarc_p_none _dmarc.acme.test"}},
 		{"resolver silent about SPF", healthy, check(zone(), "acme.test"), []string{"new mail_unasked acme.test", "new spf_unasked acme.test"}},
-		{"key could not be asked", healthy, check(zone(), dkim), []string{"ready", "new dkim_unasked " + dkim}},
+		{"key could not be asked", healthy, check(zone(), dkim), []string{"new dkim_unasked " + dkim}},
+		{"the key is there and DMARC could not be asked", check(zone("-" + dkim + " TXT")), check(zone(), "_dmarc.acme.test"), []string{"record  " + dkim, "new dkim_rsa_1024 " + dkim, "new dmarc_unasked _dmarc.acme.test", "gone dkim_missing " + dkim}},
+		{"key removed, DMARC could not be asked", healthy, check(zone("-"+dkim+" TXT"), "_dmarc.acme.test"), []string{"ready", "record  " + dkim, "new dkim_missing " + dkim, "new dmarc_unasked _dmarc.acme.test", "gone dkim_rsa_1024 " + dkim}},
 	}
 	for _, tt := range tests {
 		got := lines(CompareReports(tt.before, tt.after))
@@ -162,14 +165,22 @@ func TestCompareFindings(t *testing.T) {
 		{"two in another order", report(dead("ns1.acme.test", "x"), dead("ns2.acme.test", "y")), report(dead("ns2.acme.test", "x"), dead("ns1.acme.test", "y")), nil},
 		{"another term finds nothing", report(void("x.test")), report(void("y.test")), []string{"new spf_void_term", "gone spf_void_term"}},
 		{"one more term", report(void("x1.test")), report(void("x1.test"), void("x2.test")), []string{"new spf_void_term"}},
-		{"the cache has less time left", report(f("zone_cached", "Zone", DomainInfo, "acme.test", "The change at acme.test is published. Caches may keep the old answer for 300 s.")),
-			report(f("zone_cached", "Zone", DomainInfo, "acme.test", "The change at acme.test is published. Caches may keep the old answer for a while.")), nil},
-		{"one more look-up", report(f("spf_many_lookups", "SPF", DomainInfo, "acme.test", "Evaluating the record takes 8 of the 10 DNS look-ups allowed.")),
-			report(f("spf_many_lookups", "SPF", DomainInfo, "acme.test", "Evaluating the record takes 9 of the 10 DNS look-ups allowed.")), nil},
-		{"many of a kind", report(f("spf_covered_network", "SPF", DomainInfo, "acme.test", "One is covered. There are 7 more of this kind.")),
-			report(f("spf_covered_network", "SPF", DomainInfo, "acme.test", "One is covered.")), nil},
-		{"could not be asked for another reason", report(f("dkim_unasked", "DKIM", DomainUnknown, "k.acme.test", "Could not ask for the DKIM key: silent.")),
-			report(f("dkim_unasked", "DKIM", DomainUnknown, "k.acme.test", "Could not ask for the DKIM key: it refuses.")), nil},
+		{
+			"the cache has less time left", report(f("zone_cached", "Zone", DomainInfo, "acme.test", "The change at acme.test is published. Caches may keep the old answer for 300 s.")),
+			report(f("zone_cached", "Zone", DomainInfo, "acme.test", "The change at acme.test is published. Caches may keep the old answer for a while.")), nil,
+		},
+		{
+			"one more look-up", report(f("spf_many_lookups", "SPF", DomainInfo, "acme.test", "Evaluating the record takes 8 of the 10 DNS look-ups allowed.")),
+			report(f("spf_many_lookups", "SPF", DomainInfo, "acme.test", "Evaluating the record takes 9 of the 10 DNS look-ups allowed.")), nil,
+		},
+		{
+			"many of a kind", report(f("spf_covered_network", "SPF", DomainInfo, "acme.test", "One is covered. There are 7 more of this kind.")),
+			report(f("spf_covered_network", "SPF", DomainInfo, "acme.test", "One is covered.")), nil,
+		},
+		{
+			"could not be asked for another reason", report(f("dkim_unasked", "DKIM", DomainUnknown, "k.acme.test", "Could not ask for the DKIM key: silent.")),
+			report(f("dkim_unasked", "DKIM", DomainUnknown, "k.acme.test", "Could not ask for the DKIM key: it refuses.")), nil,
+		},
 		{"another level", report(f("returnpath_missing", "Return-Path", DomainInfo, "r.acme.test", "No alias.")), report(f("returnpath_missing", "Return-Path", DomainFail, "r.acme.test", "No alias.")), []string{"level returnpath_missing"}},
 		{"the same twice", report(void("x.test"), void("x.test")), report(void("x.test")), []string{"gone spf_void_term"}},
 	}
@@ -181,6 +192,113 @@ func TestCompareFindings(t *testing.T) {
 		if d := cmp.Diff(tt.want, got); d != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.name, d)
 		}
+	}
+}
+
+// The record that an inherited policy comes from is named where it stands.
+func TestCompareInherited(t *testing.T) {
+	t.Parallel()
+	const none, reject = `_dmarc.acme.test TXT "v=DMARC1; p=none; rua=mailto:d@acme.test"`, `_dmarc.acme.test TXT "v=DMARC1; p=reject; rua=mailto:d@acme.test"`
+	own := strings.Replace(none, "_dmarc.", "_dmarc.sub.", 1)
+	check := func(lines ...string) *DomainReport {
+		s := dnstest.Start(t, zone(append([]string{"sub.acme.test A 192.0.2.7"}, lines...)...))
+		r, err := CheckDomain(t.Context(), "sub.acme.test", DomainCheck{Resolver: testClient(t, s), CacheOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	tests := []struct {
+		name          string
+		before, after *DomainReport
+		want          string
+	}{
+		{"changed above", check(none), check(reject), "The record at _dmarc.acme.test changed."},
+		{"removed above", check(none), check("-_dmarc.acme.test TXT"), "The record at _dmarc.acme.test was removed."},
+		{"published above", check("-_dmarc.acme.test TXT"), check(none), "A record was published at _dmarc.acme.test."},
+		{"one of its own", check(none), check(none, own), "The DMARC policy now comes from the record at _dmarc.sub.acme.test, and no longer from that at _dmarc.acme.test."},
+		{"no longer one of its own", check(reject, own), check(reject), "The DMARC policy now comes from the record at _dmarc.acme.test, and no longer from that at _dmarc.sub.acme.test."},
+	}
+	for _, tt := range tests {
+		var got []string
+		for _, c := range CompareReports(tt.before, tt.after) {
+			if c.Kind == "record" {
+				got = append(got, c.Text)
+			}
+		}
+		if d := cmp.Diff([]string{tt.want}, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, d)
+		}
+	}
+}
+
+// What changes while it cannot be asked is told once it can, and a silence by
+// itself says nothing of records or of being ready.
+func TestWatchDomainGap(t *testing.T) {
+	t.Parallel()
+	const dmarc, dkim = "_dmarc.acme.test", testSelector + "._domainkey.acme.test"
+	type round struct {
+		zone string
+		fail string // name that gets SERVFAIL
+	}
+	tests := []struct {
+		name   string
+		rounds []round
+		want   []string // by round
+	}{
+		{"removed meanwhile", []round{{zone(), ""}, {zone(), dmarc}, {zone("-" + dmarc + " TXT"), ""}}, []string{
+			"", "new dmarc_unasked", "ready |record |new dmarc_missing|gone dmarc_unasked",
+		}},
+		{"silent for long", []round{{zone(), ""}, {zone(), dmarc}, {zone(), dmarc}, {zone("-" + dmarc + " TXT"), ""}}, []string{
+			"", "new dmarc_unasked", "", "ready |record |new dmarc_missing|gone dmarc_unasked",
+		}},
+		{"nothing changed", []round{{zone(), ""}, {zone(), dkim}, {zone(), ""}}, []string{"", "new dkim_unasked", "gone dkim_unasked"}},
+		{"mended meanwhile", []round{{zone("-" + dkim + " TXT"), ""}, {zone("-" + dkim + " TXT"), dkim}, {zone(), ""}}, []string{
+			"", "new dkim_unasked", "ready |record |new dkim_rsa_1024|gone align_dkim|gone dkim_missing|gone dkim_unasked",
+		}},
+		{"not known at first", []round{{zone(), dmarc}, {zone("-" + dmarc + " TXT"), ""}, {zone(), ""}}, []string{
+			"", "gone dmarc_unasked", "ready |record |gone dmarc_missing",
+		}},
+		{"something else in the gap", []round{{zone(), ""}, {zone("-acme.test MX"), dkim}, {zone("-acme.test MX"), ""}}, []string{
+			"", "new dkim_unasked|new dmarc_report_no_mx|new mail_no_host", "gone dkim_unasked",
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := dnstest.Start(t, "")
+			var known lastKnown
+			for i, r := range tt.rounds {
+				s.Set(t, r.zone)
+				for _, name := range []string{dmarc, dkim} {
+					f := dnstest.Fault{}
+					if name == r.fail {
+						f.RCode = 2
+					}
+					s.Fail(name, "TXT", f)
+				}
+				rep, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got []string
+				for _, c := range known.next(rep) {
+					got = append(got, c.Kind+" "+c.Code)
+				}
+				slices.SortStableFunc(got, func(a, b string) int {
+					rank := func(s string) int {
+						return slices.Index([]string{"ready", "record", "new", "level", "gone"}, strings.Fields(s)[0])
+					}
+					if c := rank(a) - rank(b); c != 0 {
+						return c
+					}
+					return strings.Compare(a, b)
+				})
+				if d := cmp.Diff(tt.want[i], strings.Join(got, "|")); d != "" {
+					t.Errorf("round %d (-want +got):\n%s", i+1, d)
+				}
+			}
+		})
 	}
 }
 

@@ -43,7 +43,7 @@ func DomainProfiles() []DomainProfile { return slices.Clone(domainProfiles) }
 func (k *checker) checkProfile(ctx context.Context, p DomainProfile) {
 	switch p {
 	case BIMI:
-		k.oneRecord(ctx, p, "default._bimi."+k.domain, "v=BIMI1", k.bimi)
+		k.look(ctx, "default._bimi."+k.domain, "TXT") // judgeBIMI reads the answer
 	case MTASTS:
 		k.oneRecord(ctx, p, "_mta-sts."+k.domain, "v=STSv1", k.mtaSTS)
 	case TLSRPT:
@@ -56,18 +56,16 @@ func (k *checker) checkProfile(ctx context.Context, p DomainProfile) {
 
 // oneRecord fetches a record of which there must be exactly one.
 func (k *checker) oneRecord(ctx context.Context, p DomainProfile, name, version string, read func(name, text string)) {
+	k.readOne(p, name, version, k.look(ctx, name, "TXT"), read)
+}
+
+func (k *checker) readOne(p DomainProfile, name, version string, r dnsReply, read func(name, text string)) {
 	area, code := string(p), strings.ReplaceAll(string(p), "-", "")
-	r := k.look(ctx, name, "TXT")
 	if r.state == dnsFailed {
 		k.add(code+"_unasked", DomainFinding{Area: area, Name: name, Type: "TXT", Summary: "Could not ask for the record at " + name + ": " + r.why + ".", Fix: "Run the check again. This says nothing about whether the record is there."})
 		return
 	}
-	var texts []string
-	for _, t := range r.texts() {
-		if head, _, _ := strings.Cut(t, ";"); strings.TrimSpace(head) == version {
-			texts = append(texts, t)
-		}
-	}
+	texts := ofVersion(r, version)
 	switch len(texts) {
 	case 0:
 		f := DomainFinding{Area: area, Name: name, Type: "TXT", Found: r.texts(), Summary: "There is no " + version + " record at " + name + "."}
@@ -82,6 +80,16 @@ func (k *checker) oneRecord(ctx context.Context, p DomainProfile, name, version 
 	default:
 		k.add(code+"_multiple", DomainFinding{Area: area, Name: name, Type: "TXT", Found: texts, Summary: fmt.Sprintf("There are %d records at %s; with more than one, none is used.", len(texts), name), Fix: "Keep exactly one of them."})
 	}
+}
+
+// ofVersion are the texts that begin with the version of a kind of record.
+func ofVersion(r dnsReply, version string) (texts []string) {
+	for _, t := range r.texts() {
+		if head, _, _ := strings.Cut(t, ";"); strings.TrimSpace(head) == version {
+			texts = append(texts, t)
+		}
+	}
+	return texts
 }
 
 func (k *checker) tagFaults(code, name, text string) (taglist.List, func(format string, args ...any)) {
@@ -138,28 +146,62 @@ func (k *checker) tlsRPT(name, text string) {
 }
 
 // judgeProfile draws conclusions from the whole report.
-func (k *checker) judgeProfile(p DomainProfile) {
+func (k *checker) judgeProfile(ctx context.Context, p DomainProfile) {
 	switch p {
 	case PostmarkSender:
 		k.postmarkSender()
 	case BulkSender:
 		k.bulkSender()
 	case BIMI:
-		d := k.report.DMARC
-		if d.State != "ok" || d.Policy == "none" || d.Policy == "" {
-			k.add("bimi_policy", DomainFinding{
-				Name: d.Host, Type: "TXT",
-				Summary: "A logo is shown only with a DMARC policy of quarantine or reject; it is " + strconv.Quote(d.Policy) + ".",
-				Fix:     "Take the steps for DMARC first.",
-			})
-		} else if r := parseDMARC(d.Record); r.sp == "none" {
-			k.add("bimi_policy", DomainFinding{
-				Name: d.Host, Type: "TXT", Found: []string{d.Record},
-				Summary: "A logo is shown only when subdomains are protected too; the record says sp=none.",
-				Fix:     "Remove sp, or set it to quarantine or reject.",
-			})
-		}
+		k.judgeBIMI(ctx)
 	case MTASTS, TLSRPT, DNSSEC: // judged where they were asked for
+	}
+}
+
+// judgeBIMI: where the domain has no record, that of the organisational domain
+// counts; the policy decides whether receivers look at either.
+func (k *checker) judgeBIMI(ctx context.Context) {
+	const version = "v=BIMI1"
+	d := k.report.DMARC
+	name := "default._bimi." + k.domain
+	r := k.look(ctx, name, "TXT")
+	unasked := func(name, summary string) {
+		k.add("bimi_unasked", DomainFinding{Name: name, Type: "TXT", Summary: summary, Fix: "Run the check again."})
+	}
+	above := "default._bimi." + d.Organizational
+	switch {
+	case r.state == dnsFailed || len(ofVersion(r, version)) > 0 || d.Organizational == k.domain:
+		k.readOne(BIMI, name, version, r, k.bimi)
+	case d.Organizational == "":
+		unasked(name, "There is no "+version+" record at "+name+"; whether one of the organisational domain counts could not be told.")
+	default:
+		if up := k.look(ctx, above, "TXT"); up.state == dnsFailed || len(ofVersion(up, version)) > 0 {
+			k.readOne(BIMI, above, version, up, k.bimi)
+		} else {
+			k.readOne(BIMI, name, version, r, k.bimi)
+		}
+	}
+	policy := func(summary, fix string) {
+		f := DomainFinding{Name: d.Host, Type: "TXT", Summary: summary, Fix: fix}
+		if d.Record != "" {
+			f.Found = []string{d.Record}
+		}
+		k.add("bimi_policy", f)
+	}
+	rec := parseDMARC(d.Record)
+	switch {
+	case d.State == "unknown":
+		unasked("_dmarc."+k.domain, "Whether the DMARC policy allows for a logo could not be told.")
+	case d.State != "ok":
+		policy("A logo is shown only with a DMARC policy of quarantine or reject, and none is in force.", "Take the steps for DMARC first.")
+	case d.Policy == "none" || d.Policy == "":
+		policy("A logo is shown only with a DMARC policy of quarantine or reject; it is "+strconv.Quote(d.Policy)+".", "Take the steps for DMARC first.")
+	case rec.sp == "none":
+		policy("A logo is shown only when subdomains are protected too; the record says sp=none.", "Remove sp, or set it to quarantine or reject.")
+	case rec.testing:
+		policy("A logo is shown only when the DMARC policy is applied; the record says t=y, which is for a time of trial.", "Remove t=y when mail passes as it should.")
+	case d.Policy == "quarantine" && rec.list.Value("pct") != "" && rec.list.Value("pct") != "100":
+		policy("A logo is shown only when p=quarantine holds for all mail; the record says pct="+clip(rec.list.Value("pct"), 20)+".", "Remove pct when mail passes as it should.")
 	}
 }
 
@@ -209,6 +251,17 @@ func (k *checker) bulkSender() {
 			ask("bulk_alignment", "Large receivers ask that mail pass DKIM or SPF for the domain of From; neither aligns.", "See Alignment above.")
 		}
 	}
+	switch key := signingKey(r.DKIM); {
+	case key == nil || key.State == "unknown":
+		ok = false
+		ask("bulk_unknown", "Whether there is a sound DKIM key could not be told.", "See DKIM above.")
+	case testKeyIn(r.DKIM):
+		ok = false
+		ask("bulk_dkim", "Large receivers ask for DKIM and SPF both; the DKIM key at "+key.Host+" is marked as a test.", "See DKIM above.")
+	case key.State != "ok":
+		ok = false
+		ask("bulk_dkim", "Large receivers ask for DKIM and SPF both; there is no sound DKIM key at "+key.Host+".", "See DKIM above.")
+	}
 	switch r.DMARC.State {
 	case "missing", "broken":
 		ok = false
@@ -217,9 +270,16 @@ func (k *checker) bulkSender() {
 		ok = false
 		ask("bulk_unknown", "Whether there is a DMARC record could not be told.", "See DMARC above.")
 	}
-	if r.SPF.State == "multiple" || r.SPF.State == "broken" {
+	switch r.SPF.State {
+	case "multiple", "broken":
 		ok = false
 		ask("bulk_spf", "Large receivers ask for a sound SPF record beside DKIM; the one at "+r.Domain+" is not.", "See SPF above.")
+	default:
+		// Part of what it pulls in may be what could not be asked.
+		if slices.ContainsFunc(k.findings, func(f DomainFinding) bool { return f.Code == "spf_unasked" }) {
+			ok = false
+			ask("bulk_unknown", "Whether the SPF record is sound could not be told.", "See SPF above.")
+		}
 	}
 	if ok {
 		k.note(string(BulkSender), "what Gmail, Yahoo and Microsoft ask in the DNS is there; marketing mail also needs one-click unsubscribe")

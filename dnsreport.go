@@ -2,6 +2,7 @@ package fluxly
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -96,8 +97,12 @@ func (r *DomainReport) writeFinding(b *strings.Builder, n int, f DomainFinding, 
 		shown[line] = n
 		writeRecord(b, in, r.Domain, p, f.Optional)
 	}
+	found := "Found: "
+	if f.elsewhere() {
+		found = "Found at " + printable(f.Name) + ": "
+	}
 	for _, v := range f.Found {
-		b.WriteString(in + "Found: " + printable(v) + "\n")
+		b.WriteString(in + found + printable(v) + "\n")
 	}
 	ref := f.Code
 	if f.RFC != "" {
@@ -106,8 +111,23 @@ func (r *DomainReport) writeFinding(b *strings.Builder, n int, f DomainFinding, 
 	b.WriteString(in + "(" + ref + ")\n")
 }
 
+// elsewhere reports whether what was found stands at another host than the
+// records to publish.
+func (f DomainFinding) elsewhere() bool {
+	return f.Name != "" && len(f.Publish) > 0 && !slices.ContainsFunc(f.Publish, func(p DomainRecord) bool { return p.Name == f.Name })
+}
+
 func writeRecord(b *strings.Builder, in, domain string, p DomainRecord, optional bool) {
-	fmt.Fprintf(b, "%s%s\n%s  Type:  %s\n%s  Host:  %s  %s\n%s  Value: %s\n", in, recordTitle(p, optional), in, p.Type, in, p.Name, panelHost(domain, p.Name), in, printable(p.Value))
+	fmt.Fprintf(b, "%s%s\n%s  Type:  %s\n%s  Host:  %s  %s\n%s  Value: %s\n", in, recordTitle(p, optional), in, p.Type, in, p.Name, panelHost(domain, p.Name), in, p.entered())
+}
+
+// entered is the value as it is to be entered: whole, and not escaped in any
+// way. One of more than ASCII would not survive being copied.
+func (p DomainRecord) entered() string {
+	if strings.ContainsFunc(p.Value, func(c rune) bool { return c < ' ' || c > '~' }) {
+		return "(not of plain letters alone: copy it from the zone file, which fluxly dnscheck -zone prints)"
+	}
+	return p.Value
 }
 
 // panelHost says what most DNS panels want as the host: the name without the
@@ -195,6 +215,11 @@ func (r *DomainReport) Zone() string {
 			fmt.Fprintf(&b, "\n; %s (%s)\n", strings.ReplaceAll(f.Summary, "\n", " "), f.Code)
 			for _, old := range p.Replaces {
 				b.WriteString("; replaces: " + printable(old) + "\n")
+			}
+			if f.elsewhere() {
+				for _, v := range f.Found {
+					b.WriteString("; found at " + printable(f.Name) + ": " + printable(v) + "\n")
+				}
 			}
 			switch {
 			case p.Name != r.Domain && !strings.HasSuffix(p.Name, "."+r.Domain):

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"html/template"
 	"maps"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -113,6 +115,86 @@ func TestReportOutputs(t *testing.T) {
 	}
 	if d := cmp.Diff(*r, back, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Errorf("JSON does not come back equal:\n%s", d)
+	}
+}
+
+// A value to publish is printed whole and as it is, since it is copied from
+// there; one that cannot be copied is left to the zone file.
+func TestReportValues(t *testing.T) {
+	t.Parallel()
+	long := "v=spf1"
+	for i := range 80 {
+		long += fmt.Sprintf(" ip4:198.51.%d.0/24", i)
+	}
+	for _, tt := range []struct{ name, record, key, zone string }{
+		{"over a thousand characters", "acme.test TXT" + quoted(long+" -all"), "", ""},
+		{"a backslash", `acme.test TXT "v=spf1 note=a\\b ip4:192.0.2.0/24 -all"`, "", `note=a\\b`},
+		{"two blanks and a sign of HTML", `acme.test TXT "v=spf1  note=<&>  ip4:192.0.2.0/24 -all"`, "", ""},
+		{"letters beyond ASCII", testSelector + `._domainkey.acme.test TXT "x"`, testKey + "; n=caf\u00e9", `n=caf\195\169`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := checkZoneText(t, zone(tt.record), DomainCheck{DKIMValue: tt.key})
+			var page bytes.Buffer
+			if err := r.WriteHTML(&page); err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			for _, f := range r.Findings {
+				for _, p := range f.Publish {
+					n++
+					shown := p.Value
+					if strings.Contains(shown, "\u00e9") {
+						shown = "(not of plain letters alone: copy it from the zone file, which fluxly dnscheck -zone prints)"
+					}
+					if !strings.Contains(r.Text(), "Value: "+shown+"\n") {
+						t.Errorf("text lacks %q:\n%s", shown, r.Text())
+					}
+					if !strings.Contains(page.String(), "<code>"+template.HTMLEscapeString(shown)+"</code>") {
+						t.Errorf("page lacks %q", shown)
+					}
+				}
+			}
+			if n == 0 || !strings.Contains(r.Zone(), tt.zone) {
+				t.Errorf("%d records; zone:\n%s", n, r.Zone())
+			}
+		})
+	}
+}
+
+// The JSON holds nothing that drives a terminal, comes back as it was, and has a
+// list where one is promised.
+func TestReportJSON(t *testing.T) {
+	t.Parallel()
+	const evil = "v=DMARC1; p=none; x=\u009b31m\u007f\u202e\u2066\u00ad\U000e0041<b>é"
+	s := dnstest.Start(t, zone("_dmarc.acme.test TXT"+quoted(evil), "acme.test MX 10 \u009b2J.test"))
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{Resolver: testClient(t, s), CacheOnly: true, Profiles: DomainProfiles()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := DomainChange{Kind: "record", Before: evil, Text: "changed"}
+	for name, v := range map[string]any{"report": r, "report by value": *r, "change": change, "both": map[string]any{"report": r, "changes": []DomainChange{change}}} {
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", " ")
+		if err := e.Encode(v); err != nil {
+			t.Fatal(err)
+		}
+		if i := strings.IndexFunc(b.String(), func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }); i >= 0 {
+			t.Errorf("%s: holds %q", name, b.String()[i:i+4])
+		}
+		if !strings.Contains(b.String(), "<b>é") || strings.Contains(b.String(), ": null") {
+			t.Errorf("%s:\n%s", name, b.String())
+		}
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back DomainReport
+	if err := json.Unmarshal(data, &back); err != nil || back.DMARC.Record != evil || back.DKIM == nil {
+		t.Errorf("%v, %q, %v", err, back.DMARC.Record, back.DKIM)
 	}
 }
 

@@ -224,6 +224,9 @@ func (d *DNSClient) records(ctx context.Context, name string, t dnsmsg.Type) ([]
 	if a.RCode != dnsmsg.NoError && a.RCode != dnsmsg.NXDomain {
 		return nil, &net.DNSError{Err: "server replied " + dnsmsg.RCodeName(a.RCode), Name: name, Server: a.Server, IsTemporary: true}
 	}
+	if a.Refers() {
+		return nil, &net.DNSError{Err: whyReferral, Name: name, Server: a.Server, IsTemporary: true}
+	}
 	_, rs := a.Resolve(name, t)
 	if len(rs) == 0 {
 		return nil, &net.DNSError{Err: "no " + t.String() + " record", Name: name, Server: a.Server, IsNotFound: true}

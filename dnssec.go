@@ -3,6 +3,10 @@ package fluxly
 import (
 	"context"
 	"slices"
+	"strings"
+	"sync"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
 )
 
 // UncheckedQuerier asks a resolver not to validate (the CD bit, RFC 4035
@@ -12,36 +16,56 @@ type UncheckedQuerier interface {
 	QueryUnchecked(ctx context.Context, name, typ string) (DNSAnswer, error)
 }
 
-// bogus reports whether the resolver answers for the domain only when it is
-// asked not to validate. A server that is merely broken fails both times.
-// Nothing is asked while the resolver answers.
-func (k *checker) bogus(ctx context.Context) bool {
-	if k.ask.unchecked == nil {
-		return false
+// bogus lists the names for which the resolver answers only when it is asked
+// not to validate, the domain itself first and the Return-Path last. A server
+// that is merely broken fails both times. Nothing is asked while the resolver
+// answers.
+func (k *checker) bogus(ctx context.Context) (names []string) {
+	if k.ask.unchecked == nil || k.ask.querier == nil {
+		return nil
 	}
-	for _, q := range []dnsKey{{name: k.domain, typ: "TXT"}, {name: "_dmarc." + k.domain, typ: "TXT"}} {
-		if k.ask.ask(ctx, q.name, q.typ).servfail && k.ask.askUnchecked(ctx, q.name, q.typ).state != dnsFailed {
-			return true
+	var qs []keyQuestion
+	for _, q := range k.keys {
+		if q.name == dnsmsg.Canonical(k.domain) || k.decides(q) {
+			qs = append(qs, q)
 		}
 	}
-	return false
+	qs = append(qs, keyQuestion{dnsmsg.Canonical(k.ReturnPath), "TXT"})
+	wrong := make([]bool, len(qs))
+	var wg sync.WaitGroup
+	for i, q := range qs {
+		wg.Go(func() {
+			wrong[i] = k.ask.ask(ctx, q.name, q.typ).servfail && k.ask.askUnchecked(ctx, q.name, q.typ).state != dnsFailed
+		})
+	}
+	wg.Wait()
+	for i, q := range qs {
+		if wrong[i] {
+			names = append(names, strings.TrimSuffix(q.name, "."))
+		}
+	}
+	return names
 }
 
 // checkBogus runs in every check: a domain whose signatures are wrong does not
 // exist for receivers that validate, whatever its records say.
 func (k *checker) checkBogus(ctx context.Context) {
-	if !k.bogus(ctx) {
+	names := k.bogus(ctx)
+	if len(names) == 0 {
 		return
 	}
-	area := "Zone"
-	if slices.Contains(k.Profiles, DNSSEC) {
-		area = string(DNSSEC)
-	}
-	k.add("dnssec_bogus", DomainFinding{
-		Area: area, Name: k.domain, Type: "TXT",
-		Summary: "The DNSSEC signatures of " + k.domain + " are wrong: the resolver refuses its records (SERVFAIL), and gives them when it is asked not to check signatures.",
+	f := DomainFinding{
+		Area: "Zone", Name: names[0], Type: "TXT",
+		Summary: "The DNSSEC signatures at " + strings.Join(names, ", ") + " are wrong: the resolver refuses the records there (SERVFAIL), and gives them when it is asked not to check signatures.",
 		Fix:     "Ask whoever runs the DNS of the domain to sign it anew. Until then, have the DS record removed where the domain is registered; mail works without DNSSEC.",
-	})
+	}
+	if slices.Contains(k.Profiles, DNSSEC) {
+		f.Area = string(DNSSEC)
+	}
+	if names[0] == k.ReturnPath {
+		f.Level = DomainWarn // DKIM is there all the same
+	}
+	k.add("dnssec_bogus", f)
 }
 
 // dnssec is the profile: a zone is signed when its parent holds a DS record
@@ -55,14 +79,15 @@ func (k *checker) dnssec(ctx context.Context) {
 		unasked(k.domain, "DNSSEC could not be looked at, because the resolver given hides it.", "Check with a DNSClient as resolver.")
 		return
 	}
-	apex := k.domain
-	if z := k.zone(); z.apex != "" {
-		apex = z.apex
+	apex, _, why := k.cut(ctx)
+	if apex == "" {
+		unasked(k.domain, "Which zone holds "+k.domain+" could not be told, so neither whether it is signed: "+why+".", "Run the check again.")
+		return
 	}
 	ds := k.ask.ask(ctx, apex, "DS")
 	own := k.ask.ask(ctx, k.domain, "TXT")
 	switch {
-	case own.servfail && k.bogus(ctx): // filed by checkBogus
+	case own.servfail && len(k.bogus(ctx)) > 0: // filed by checkBogus
 	case own.secure:
 		k.note(area, "signed, and validated by the resolver")
 	case ds.state == dnsFailed:

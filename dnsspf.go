@@ -338,6 +338,8 @@ func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Nod
 		} else {
 			f.Fix += " Joined, they would not be sound: " + why + "."
 		}
+	} else if m.Review != "" {
+		f.Fix += " No joined record is proposed: " + m.Review + "."
 	} else {
 		f.Fix += " One of them breaks the grammar, so no joined record is proposed."
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
 	"github.com/getfluxly/fluxly/internal/spf"
 	"github.com/getfluxly/fluxly/internal/spf/spfsuite"
@@ -168,6 +170,38 @@ func TestReverseNames(t *testing.T) {
 	for _, s := range []string{"", "acme.test.", "2.0.192.in-addr.arpa.", "1.2.3.4.5.in-addr.arpa.", "256.2.0.192.in-addr.arpa.", "01.2.0.192.in-addr.arpa.", "1.0.ip6.arpa.", strings.Repeat("g.", 32) + "ip6.arpa."} {
 		if a, ok := reverseAddr(s); ok {
 			t.Errorf("%q is of %s", s, a)
+		}
+	}
+}
+
+// An exists term asks for an A record only, and what an a term finds depends on
+// the family of the sender's address.
+func TestSPFFamilies(t *testing.T) {
+	t.Parallel()
+	const v6 = "2001:db8::1"
+	for _, tt := range []struct {
+		record, addrs string
+		voids         int
+		want          []string
+	}{
+		{"exists:e.test", "e.test A 127.0.0.2", 0, nil},
+		{"exists:e.test", "e.test AAAA " + v6, 1, []string{"spf_void_term"}},
+		{"exists:e.test", "e.test AAAA " + v6 + "\ne.test A 127.0.0.2", 0, nil},
+		{"exists:e.test", "", 1, []string{"spf_void_term"}},
+		{"a:e.test", "e.test A 192.0.2.1", 0, nil},
+		{"a:e.test", "e.test AAAA " + v6, 1, []string{"spf_void_ipv4"}},
+		{"a:e.test", "", 1, []string{"spf_void_term"}},
+		{"a:e.test a:f.test", "e.test AAAA " + v6 + "\nf.test AAAA " + v6, 2, []string{"spf_many_voids", "spf_void_ipv4", "spf_void_ipv4"}},
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted("v=spf1 "+tt.record+" include:spf.mtasv.net -all"))+"\n"+tt.addrs, DomainCheck{})
+		var got []string
+		for _, f := range r.Findings {
+			if f.Area == "SPF" {
+				got = append(got, f.Code)
+			}
+		}
+		if d := cmp.Diff(tt.want, got); d != "" || r.SPF.Voids != tt.voids {
+			t.Errorf("%s, %q: %d void, want %d (-want +got):\n%s", tt.record, tt.addrs, r.SPF.Voids, tt.voids, d)
 		}
 	}
 }

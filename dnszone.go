@@ -47,19 +47,7 @@ func (k *checker) findZone(ctx context.Context) (z zoneServers) {
 		return z
 	}
 	var ns dnsReply
-	for name := k.domain; strings.Contains(name, "."); _, name, _ = strings.Cut(name, ".") {
-		ns = k.ask.ask(ctx, name, "NS")
-		if ns.state == dnsFound && len(ns.chain) == 0 {
-			z.apex = name
-			break
-		}
-		if ns.state == dnsFailed {
-			z.why = ns.why
-			return z
-		}
-	}
-	if z.apex == "" {
-		z.why = "no name servers were found for it"
+	if z.apex, ns, z.why = k.cut(ctx); z.apex == "" {
 		return z
 	}
 	hosts := ns.show()
@@ -74,6 +62,21 @@ func (k *checker) findZone(ctx context.Context) (z zoneServers) {
 	}
 	wg.Wait()
 	return z
+}
+
+// cut finds the apex of the zone that holds the domain, by its NS records; why
+// says why it was not found.
+func (k *checker) cut(ctx context.Context) (apex string, ns dnsReply, why string) {
+	for name := k.domain; strings.Contains(name, "."); _, name, _ = strings.Cut(name, ".") {
+		ns = k.ask.ask(ctx, name, "NS")
+		switch {
+		case ns.state == dnsFound && len(ns.chain) == 0:
+			return name, ns, ""
+		case ns.state == dnsFailed:
+			return "", ns, ns.why
+		}
+	}
+	return "", ns, "no name servers were found for it"
 }
 
 // server finds an address of a name server that may be asked.
@@ -325,13 +328,13 @@ func (k *checker) badness(q keyQuestion, r dnsReply) int {
 	case q.typ != "TXT":
 		return min(1, max(0, 1-len(r.records)))
 	case target >= 0:
-		keys := slices.DeleteFunc(texts, func(s string) bool { return !looksLikeDKIM(s) })
+		keys := slices.DeleteFunc(slices.Clone(texts), func(s string) bool { return !looksLikeDKIM(s) })
 		if len(keys) == 0 {
 			return 3
 		}
 		key, want := parseDKIMKey(keys[0]), parseDKIMKey(targets[target].value)
 		broken := slices.ContainsFunc(key.problems, func(p dkimProblem) bool { return findingCatalogue[p.code].level == DomainFail })
-		if len(keys) > 1 || broken || key.revoked || targets[target].value != "" && key.p != want.p {
+		if len(texts) > 1 || broken || key.revoked || targets[target].value != "" && key.p != want.p {
 			return 2
 		}
 		return 0
@@ -412,7 +415,7 @@ func (k *checker) checkZone(ctx context.Context) {
 	for j := range z.servers {
 		s := &z.servers[j]
 		for _, r := range results {
-			if s.Address != "" && r.replies[j].state == dnsFailed {
+			if s.Address != "" && r.replies[j].state == dnsFailed && !r.replies[j].referral {
 				s.State = r.replies[j].why
 			}
 			// Other names may be delegated further; the domain itself is not.
@@ -499,6 +502,9 @@ func (k *checker) compare(z zoneServers, q keyQuestion, replies []dnsReply, cach
 			Name: name, Type: q.typ, Found: found,
 			Summary: "The zone's own servers answer for " + name + ", but the resolver could not: " + cached.why + ".",
 			Fix:     "Check again; if it stays, look for a broken DNSSEC signature of the zone.",
+		}
+		if k.decides(q) {
+			f.Level = DomainUnknown // whether receivers fare as the resolver does
 		}
 		k.add("zone_resolver_fails", f)
 	case !slices.Equal(first.own, cached.own):

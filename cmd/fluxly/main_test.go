@@ -16,6 +16,7 @@ import (
 const key = "k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCjBFkLAXeBawVIGGWH6nX/XALKufcuCSd82weagn5NrkZ4b6sJLam55RQLulX5YRFcL7JsoQmgLvJCvr2a5VpINs98JiYHauMYgkJ2fvqvD9ATa0OP9KGOUfBeLESef1yT93w5Xhcnij3BsfeuVu2g65kG6NDQzCxrrXLCOlvIhwIDAQAB"
 
 const zone = `
+good.test NS ns1.good.test
 good.test MX 10 mail.good.test
 good.test TXT "v=spf1 include:spf.mtasv.net ~all"
 s1._domainkey.good.test TXT "` + key + `"

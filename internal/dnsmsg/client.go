@@ -94,12 +94,18 @@ func isTimeout(err error) bool {
 // ask tries one server once: UDP with EDNS, without EDNS where the server does
 // not know it, TCP where the reply was cut.
 func (c *Client) ask(ctx context.Context, server, name string, t Type, m Mode) (Answer, error) {
-	a, cut, err := c.exchange(ctx, "udp", server, name, t, m, true)
-	if err == nil && (a.RCode == FormErr || a.RCode == NotImp) {
-		a, cut, err = c.exchange(ctx, "udp", server, name, t, m, false)
+	edns := true
+	exchange := func(network string) (Answer, bool, error) {
+		a, cut, err := c.exchange(ctx, network, server, name, t, m, edns)
+		if err == nil && edns && (a.RCode == FormErr || a.RCode == NotImp || a.RCode == BadVers) {
+			edns = false
+			a, cut, err = c.exchange(ctx, network, server, name, t, m, edns)
+		}
+		return a, cut, err
 	}
+	a, cut, err := exchange("udp")
 	if err == nil && cut {
-		a, cut, err = c.exchange(ctx, "tcp", server, name, t, m, true)
+		a, cut, err = exchange("tcp")
 		if err == nil && cut {
 			err = errors.New("reply cut short even over TCP")
 		}

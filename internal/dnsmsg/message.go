@@ -4,8 +4,10 @@
 package dnsmsg
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -67,6 +69,7 @@ const (
 	NXDomain = 3
 	NotImp   = 4
 	Refused  = 5
+	BadVers  = 16
 )
 
 // RCodeName names a response code as DNS tools do.
@@ -74,6 +77,9 @@ func RCodeName(rcode int) string {
 	names := [...]string{"NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"}
 	if rcode >= 0 && rcode < len(names) {
 		return names[rcode]
+	}
+	if rcode == BadVers {
+		return "BADVERS"
 	}
 	return "RCODE" + strconv.Itoa(rcode)
 }
@@ -111,10 +117,9 @@ type Answer struct {
 	// Size of the reply in bytes.
 	Size int
 	// Server that replied, as host and port.
-	Server     string
-	Answers    []Record
-	Authority  []Record
-	Additional []Record
+	Server    string
+	Answers   []Record
+	Authority []Record
 }
 
 const maxAliases = 16
@@ -143,6 +148,20 @@ func (a Answer) Resolve(name string, t Type) (chain []string, records []Record) 
 		at = next
 	}
 	return chain, nil
+}
+
+// Denies reports whether an answer of NOERROR without the records asked for
+// comes with the SOA of the zone, by which an absence is known (RFC 2308 section
+// 2.2).
+func (a Answer) Denies() bool { return a.holds(SOA) }
+
+// Refers reports whether the server only names others to be asked.
+func (a Answer) Refers() bool {
+	return a.RCode == NoError && !a.Authoritative && len(a.Answers) == 0 && a.holds(NS) && !a.holds(SOA)
+}
+
+func (a Answer) holds(t Type) bool {
+	return slices.ContainsFunc(a.Authority, func(r Record) bool { return r.Type == t })
 }
 
 // NegativeTTL is how long a cache may remember that the record is absent: the
@@ -269,21 +288,43 @@ func parse(msg []byte, id uint16, name string, t Type) (a Answer, truncated, ok 
 	if err := p.SkipAllQuestions(); err != nil {
 		return a, false, true, fmt.Errorf("malformed question section: %w", err)
 	}
-	for _, s := range []struct {
-		into   *[]Record
-		header func() (dnsmessage.ResourceHeader, error)
-		skip   func() error
-		name   string
-	}{
-		{&a.Answers, p.AnswerHeader, p.SkipAnswer, "answer"},
-		{&a.Authority, p.AuthorityHeader, p.SkipAuthority, "authority"},
-		{&a.Additional, p.AdditionalHeader, p.SkipAdditional, "additional"},
-	} {
-		if err := section(&p, s.into, s.header, s.skip); err != nil {
-			return a, false, true, fmt.Errorf("malformed %s section: %w", s.name, err)
+	if err := section(&p, &a.Answers, p.AnswerHeader, p.SkipAnswer); err != nil {
+		return a, false, true, fmt.Errorf("malformed answer section: %w", err)
+	}
+	// What stands behind is of use only with no answers: it tells an absence
+	// from something else.
+	alone := len(a.Answers) == 0 && a.RCode == NoError
+	if err := section(&p, &a.Authority, p.AuthorityHeader, p.SkipAuthority); err != nil {
+		if alone {
+			return a, false, true, fmt.Errorf("malformed authority section: %w", err)
 		}
+		return a, false, true, nil
+	}
+	err = additional(&p, &a)
+	if err != nil && alone && len(a.Authority) == 0 {
+		return a, false, true, fmt.Errorf("malformed additional section: %w", err)
 	}
 	return a, false, true, nil
+}
+
+// additional looks for the upper bits of the response code, which EDNS puts
+// into its own record (RFC 6891 section 6.1.3), and reads nothing else.
+func additional(p *dnsmessage.Parser, a *Answer) error {
+	for {
+		h, err := p.AdditionalHeader()
+		if err == dnsmessage.ErrSectionDone { //nolint:errorlint // the parser returns the sentinel itself
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if h.Type == dnsmessage.TypeOPT {
+			a.RCode |= int(h.TTL>>24) << 4
+		}
+		if err := p.SkipAdditional(); err != nil {
+			return err
+		}
+	}
 }
 
 func section(p *dnsmessage.Parser, into *[]Record, header func() (dnsmessage.ResourceHeader, error), skip func() error) error {
@@ -308,6 +349,10 @@ func section(p *dnsmessage.Parser, into *[]Record, header func() (dnsmessage.Res
 		*into = append(*into, r)
 	}
 }
+
+// soaLeast is the size of an SOA record with the shortest names: two of one
+// byte, and five numbers (RFC 1035 section 3.3.13).
+const soaLeast = 22
 
 func record(p *dnsmessage.Parser, h dnsmessage.ResourceHeader, skip func() error) (Record, error) {
 	r := Record{Name: h.Name.String(), Type: Type(h.Type), TTL: seconds(h.TTL)}
@@ -337,9 +382,17 @@ func record(p *dnsmessage.Parser, h dnsmessage.ResourceHeader, skip func() error
 		r.Target, r.Preference = v.MX.String(), v.Pref
 		return r, err
 	case SOA:
-		v, err := p.SOAResource()
-		r.Target, r.Minimum = v.NS.String(), seconds(v.MinTTL)
-		return r, err
+		// Only the last field is of use. The mailbox may hold a dot inside a
+		// label (RFC 1035 section 8), which the parser takes for an error.
+		v, err := p.UnknownResource()
+		if err != nil {
+			return r, err
+		}
+		if len(v.Data) < soaLeast {
+			return r, fmt.Errorf("SOA record of %d bytes", len(v.Data))
+		}
+		r.Minimum = seconds(binary.BigEndian.Uint32(v.Data[len(v.Data)-4:]))
+		return r, nil
 	case TXT:
 		v, err := p.TXTResource()
 		r.Strings = v.TXT

@@ -128,7 +128,13 @@ func (l *linter) step(n *Node, s *Step) {
 	case t.Name == "mx" && len(s.Hosts) > MaxMX:
 		l.add("too_many_mx", n, t, "%s has %d MX hosts; a term may have at most %d", s.Target, len(s.Hosts), MaxMX)
 	}
-	if s.Void && s.Child == nil {
+	switch {
+	case !s.Void || s.Child != nil:
+	case s.State == OK:
+		l.add("void_ipv4", n, t, "%q finds nothing for a sender with an IPv4 address: %s has only an IPv6 one (AAAA)", t.Text, s.Target)
+	case t.Name == "exists" && len(s.Addrs) > 0:
+		l.add("void_term", n, t, "%q finds nothing: %s has no A record, and no other counts", t.Text, s.Target)
+	default:
 		l.add("void_term", n, t, "%q finds nothing: %s has no %s record", t.Text, s.Target, want(t))
 	}
 	if s.State == Unasked && s.Child == nil {

@@ -1,6 +1,7 @@
 package spf
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -17,8 +18,9 @@ type Merge struct {
 
 // Propose puts include:target into the records found at one name: none gives a
 // fresh record, one gets the term in the right place with every other byte
-// kept, several become one. ok is false when a record breaks the grammar;
-// that must be mended by hand first.
+// kept, several become one. ok is false when a record breaks the grammar, which
+// must be mended by hand first, and when one record refuses what another may
+// allow; then Review says so.
 func Propose(texts []string, target string) (m Merge, ok bool) {
 	term := "include:" + target
 	switch len(texts) {
@@ -39,7 +41,11 @@ func Propose(texts []string, target string) (m Merge, ok bool) {
 		}
 		rs = append(rs, r)
 	}
-	joined := union(rs)
+	rs, weaker, why := reconcile(rs, target)
+	if why != "" {
+		return Merge{Review: why}, false
+	}
+	joined := union(rs, weaker)
 	m = insert(Parse(joined), target, term)
 	m.Review = "several records were joined: check that each sender in it is still yours"
 	return m, true
@@ -76,9 +82,89 @@ func insert(r *Record, target, term string) Merge {
 	return Merge{Text: r.Text[:at] + term + " " + r.Text[at:], Added: term}
 }
 
+// reconcile prepares records for being joined, so that each sender that one of
+// them allows is still allowed: a term that is softer than the same one of
+// another record ("?include:x" beside "include:x") is left out, and a record
+// with soft terms comes after those that have none, since a term before another
+// hides it. why says what cannot be reconciled.
+func reconcile(rs []*Record, target string) (ordered []*Record, weaker map[*Term]bool, why string) {
+	weaker = map[*Term]bool{}
+	soft := map[*Record][]*Term{}
+	for _, r := range rs {
+		for _, t := range r.live() {
+			if t.Modifier || t.Qualifier == '+' {
+				continue
+			}
+			hides := t.Name == "include" && sameTarget(t, target)
+			weaker[t] = hides && t.Qualifier != '-'
+			for _, o := range rs {
+				for _, u := range o.live() {
+					if o == r || !u.Modifier && u.Qualifier != '+' {
+						continue
+					}
+					same := t.what() == u.what()
+					weaker[t] = weaker[t] || same && t.Qualifier != '-'
+					hides = hides || same || !apart(t, u)
+				}
+			}
+			switch {
+			case hides && t.Qualifier == '-':
+				return nil, nil, "one of them refuses (" + t.Text + ") what another may allow, and which of the two is meant is not for a program to say"
+			case hides && !weaker[t]:
+				soft[r] = append(soft[r], t)
+			}
+		}
+	}
+	for _, late := range []bool{false, true} {
+		for _, r := range rs {
+			if (len(soft[r]) > 0) == late {
+				ordered = append(ordered, r)
+			}
+		}
+	}
+	hasAll := slices.ContainsFunc(rs, func(r *Record) bool { return r.All() != nil })
+	for i, r := range ordered {
+		for _, t := range soft[r] {
+			for j, o := range ordered {
+				for _, u := range o.live() {
+					// Without "all" a redirect stays one, at the end.
+					behind := j > i || j != i && u.Modifier && !hasAll
+					if behind && (u.Modifier || u.Qualifier == '+') && !apart(t, u) {
+						return nil, nil, "one of them says neither yes nor no (" + t.Text + ") to what another may allow, and the other way round"
+					}
+				}
+			}
+		}
+	}
+	return ordered, weaker, ""
+}
+
+// live are the mechanisms that are looked at, without "all", and the redirect.
+func (r *Record) live() (out []*Term) {
+	all := r.All()
+	for i := range r.Terms {
+		t := &r.Terms[i]
+		if t.Name == "all" && !t.Modifier || dead(t, all) || t.Modifier && t.Name != "redirect" {
+			continue
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// what is a term without its qualifier.
+func (t *Term) what() string {
+	return strings.TrimSuffix(strings.ToLower(strings.TrimLeft(t.Text, "+-~?")), ".")
+}
+
+// apart reports whether no address can match both.
+func apart(t, u *Term) bool {
+	return t.Network.IsValid() && u.Network.IsValid() && !t.Network.Overlaps(u.Network)
+}
+
 // union joins records: the terms in their order, each once, one "all" at the
 // end (the softest that is not "+all"), one redirect only without "all".
-func union(rs []*Record) string {
+func union(rs []*Record, weaker map[*Term]bool) string {
 	var all string
 	hasAll := false
 	for _, r := range rs {
@@ -103,6 +189,7 @@ func union(rs []*Record) string {
 		for i := range r.Terms {
 			t := &r.Terms[i]
 			switch {
+			case weaker[t]:
 			case t.Name == "all" && !t.Modifier || own != nil && !t.Modifier && t.Pos > own.Pos:
 			case t.Modifier && t.Name == "redirect":
 				switch {

@@ -70,7 +70,8 @@ type Step struct {
 	State  State
 	// Lookups counts this term and everything beneath.
 	Lookups int
-	// Void is true when the look-up found nothing.
+	// Void is true when the look-up found nothing, or nothing for a sender with
+	// an IPv4 address, as nearly all are.
 	Void  bool
 	Hosts []string
 	Addrs []netip.Addr
@@ -234,8 +235,16 @@ func (w *walk) follow(n *Node, s *Step) {
 		})
 	default: // a, exists
 		w.next = append(w.next, task{
-			ask:  func() { s.Addrs, status = w.src.Addrs(w.ctx, s.Target) },
-			then: func() { slices.SortFunc(s.Addrs, netip.Addr.Compare); settle(len(s.Addrs) > 0) },
+			ask: func() { s.Addrs, status = w.src.Addrs(w.ctx, s.Target) },
+			then: func() {
+				slices.SortFunc(s.Addrs, netip.Addr.Compare)
+				v4 := slices.ContainsFunc(s.Addrs, netip.Addr.Is4)
+				// exists: asks for an A record whatever the sender's family
+				// (RFC 7208 section 5.7); the look-up of an a term finds nothing
+				// for a sender of the other family.
+				settle(len(s.Addrs) > 0 && (v4 || s.Term.Name == "a"))
+				s.Void = s.Void || len(s.Addrs) > 0 && !v4
+			},
 		})
 	}
 }

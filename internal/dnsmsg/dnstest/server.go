@@ -54,6 +54,7 @@ type Server struct {
 	records map[string][]dnsmsg.Record
 	faults  map[string]Fault // "name type", "name *", "* *"
 	asked   []string
+	byHand  func(query []byte, udp bool) []byte
 
 	ctx  context.Context //nolint:containedctx // ends what the server started
 	stop context.CancelFunc
@@ -125,6 +126,13 @@ func (s *Server) Set(tb testing.TB, zone string) {
 func (s *Server) Fail(name, typ string, f Fault) {
 	s.mu.Lock()
 	s.faults[faultKey(name, typ)] = f
+	s.mu.Unlock()
+}
+
+// Answer has f make the whole reply to each query, from now on; nil is silence.
+func (s *Server) Answer(f func(query []byte, udp bool) []byte) {
+	s.mu.Lock()
+	s.byHand = f
 	s.mu.Unlock()
 }
 
@@ -293,6 +301,15 @@ func (s *Server) serveTCP(ln net.Listener) {
 }
 
 func (s *Server) reply(msg []byte, udp bool) [][]byte {
+	s.mu.Lock()
+	byHand := s.byHand
+	s.mu.Unlock()
+	if byHand != nil {
+		if out := byHand(msg, udp); out != nil {
+			return [][]byte{out}
+		}
+		return nil
+	}
 	var p dnsmessage.Parser
 	h, err := p.Start(msg)
 	if err != nil {
