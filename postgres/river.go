@@ -239,7 +239,7 @@ func migrateRiver(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
 	}
 	for range m.AllVersions() {
 		steps := 0
-		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", "fluxly schema "+cfg.Schema); err != nil {
 				return err
 			}

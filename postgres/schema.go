@@ -218,7 +218,7 @@ func checkVersion(ctx context.Context, pool *pgxpool.Pool, schema string, migrat
 // that start together the second waits for the first.
 func migrate(ctx context.Context, pool *pgxpool.Pool, schema string, migrations []string) error {
 	for want := 1; want < len(migrations); want++ {
-		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", "fluxly schema "+schema); err != nil {
 				return err
 			}
