@@ -135,21 +135,16 @@ func (k *checker) checkDMARC(ctx context.Context) {
 	if known {
 		rep.Organizational = org
 	}
-	meant := k.dmarcTexts(own)
 	policy := policyNode(nodes, org)
+	meant := k.dmarcTexts(ctx, &rep, own, policy)
 	switch {
 	case len(own.texts) > 1:
 		rep.State = "broken"
-		k.add("dmarc_multiple", DomainFinding{
-			Name: own.reply.name, Type: "TXT", Found: own.texts,
-			Summary: fmt.Sprintf("There are %d DMARC records at _dmarc.%s; receivers then use none of them.", len(own.texts), k.domain),
-			Fix:     "Delete them all and publish the one below. It has the mildest policy of them; the steps to a stricter one come after.",
-			Publish: []DomainRecord{k.dmarcOfMany(own)},
-		})
+		k.dmarcMultiple(&rep, own)
 		return
 	case len(own.texts) == 1 && own.rec == nil:
 		rep.State, rep.Host, rep.Record = "broken", "_dmarc."+own.name, own.texts[0]
-		k.dmarcProblems(own, parseDMARC(own.texts[0]))
+		k.dmarcProblems(&rep, own, parseDMARC(own.texts[0]))
 		return
 	case policy == nil:
 		for _, n := range nodes {
@@ -163,7 +158,7 @@ func (k *checker) checkDMARC(ctx context.Context) {
 			rep.State = "broken"
 			return
 		}
-		k.dmarcMissing(ctx)
+		k.dmarcMissing(ctx, &rep)
 		return
 	}
 	rep.State, rep.Host, rep.Record = "ok", "_dmarc."+policy.name, policy.rec.text
@@ -195,7 +190,7 @@ func policyNode(nodes []dmarcNode, org string) *dmarcNode {
 // dmarcTexts speaks of what stands at _dmarc and is not a DMARC record.
 //
 // It reports whether a record was meant there.
-func (k *checker) dmarcTexts(own dmarcNode) (meant bool) {
+func (k *checker) dmarcTexts(ctx context.Context, rep *DMARCReport, own dmarcNode, policy *dmarcNode) (meant bool) {
 	for _, t := range own.reply.texts() {
 		if isDMARC(t) {
 			continue
@@ -211,7 +206,14 @@ func (k *checker) dmarcTexts(own dmarcNode) (meant bool) {
 				k.add("dmarc_near_miss", f)
 				continue
 			}
-			f.Publish = []DomainRecord{txtRecord("_dmarc."+k.domain, mendDMARC(t, k.DMARCReports), t)}
+			var most *dmarcForce
+			if policy != nil {
+				most = policy.rec.forceBelow(k.exists(ctx))
+			}
+			m := mendDMARC(t, k.DMARCReports, most)
+			f.Publish = []DomainRecord{txtRecord("_dmarc."+k.domain, m.text, t)}
+			f.Fix += m.tail()
+			k.stepAfter(rep, m)
 			k.add("dmarc_near_miss", f)
 			meant = true
 			continue
@@ -225,41 +227,66 @@ func (k *checker) dmarcTexts(own dmarcNode) (meant bool) {
 	return meant
 }
 
-// dmarcOfMany is the record to publish in place of several.
-func (k *checker) dmarcOfMany(own dmarcNode) DomainRecord {
+// dmarcMultiple proposes one record in place of several.
+func (k *checker) dmarcMultiple(rep *DMARCReport, own dmarcNode) {
 	var best *dmarcRecord
 	for _, t := range own.texts {
 		d := parseDMARC(t)
-		if best == nil || d.usable && (!best.usable || slices.Index(dmarcPolicies, d.p) < slices.Index(dmarcPolicies, best.p)) {
+		if best == nil || d.usable && (!best.usable || milder(d.p, best.p)) {
 			best = d
 		}
 	}
-	return txtRecord("_dmarc."+k.domain, best.mended(k.DMARCReports), own.texts...)
+	m := best.mend(k.DMARCReports, nil)
+	k.stepAfter(rep, m)
+	k.add("dmarc_multiple", DomainFinding{
+		Name: own.reply.name, Type: "TXT", Found: own.texts,
+		Summary: fmt.Sprintf("There are %d DMARC records at _dmarc.%s; receivers then use none of them.", len(own.texts), k.domain),
+		Fix:     "Delete them all and publish the one below. Its policy is p=none, because that is what receivers do now; the steps to a stricter one come after." + m.tail(),
+		Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, m.text, own.texts...)},
+	})
+}
+
+// stepAfter names the next step towards a policy that was asked for and that a
+// mended record leaves for later.
+func (k *checker) stepAfter(rep *DMARCReport, m dmarcMend) {
+	if len(m.later) == 0 {
+		return
+	}
+	n := dmarcNode{name: k.domain, reply: dnsReply{name: "_dmarc." + k.domain}, rec: parseDMARC(m.text)}
+	rep.Next = n.nextStep(k.DMARCReports)
+	if rep.Next != nil {
+		rep.Next.When = append([]string{"the DMARC record above has been published"}, rep.Next.When...)
+	}
 }
 
 func (k *checker) dmarcProposal() DomainRecord {
 	return txtRecord("_dmarc."+k.domain, "v=DMARC1; p=none; rua=mailto:"+k.DMARCReports+"; fo=1")
 }
 
-func (k *checker) dmarcMissing(ctx context.Context) {
+func (k *checker) dmarcMissing(ctx context.Context, rep *DMARCReport) {
 	apex := k.look(ctx, k.domain, "TXT")
 	if i := slices.IndexFunc(apex.texts(), isDMARC); i >= 0 {
 		t := apex.texts()[i]
+		m := parseDMARC(t).mend(k.DMARCReports, nil)
+		k.stepAfter(rep, m)
 		k.add("dmarc_at_apex", DomainFinding{
 			Name: k.domain, Type: "TXT", Found: []string{t},
 			Summary: "The DMARC record stands at " + k.domain + " instead of _dmarc." + k.domain + ", where nobody looks for it.",
-			Fix:     "Move it: the host in the DNS panel is _dmarc.",
-			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, parseDMARC(t).mended(k.DMARCReports))},
+			Fix:     "Move it: the host in the DNS panel is _dmarc." + m.tail(),
+			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, m.text)},
 		})
 		return
 	}
 	doubled := "_dmarc." + k.domain + "." + k.domain
-	if r := k.ask.ask(ctx, doubled, "TXT"); slices.ContainsFunc(r.texts(), isDMARC) {
+	r := k.ask.ask(ctx, doubled, "TXT")
+	if i := slices.IndexFunc(r.texts(), isDMARC); i >= 0 {
+		m := parseDMARC(r.texts()[i]).mend(k.DMARCReports, nil)
+		k.stepAfter(rep, m)
 		k.add("dmarc_doubled_host", DomainFinding{
 			Name: doubled, Type: "TXT", Found: r.show(),
 			Summary: "The DMARC record was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time.",
-			Fix:     "In the panel, enter _dmarc as the host, without the domain.",
-			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, parseDMARC(r.texts()[slices.IndexFunc(r.texts(), isDMARC)]).mended(k.DMARCReports))},
+			Fix:     "In the panel, enter _dmarc as the host, without the domain." + m.tail(),
+			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, m.text)},
 		})
 		return
 	}
@@ -272,14 +299,22 @@ func (k *checker) dmarcMissing(ctx context.Context) {
 }
 
 // dmarcProblems files what the parser says.
-func (k *checker) dmarcProblems(n dmarcNode, d *dmarcRecord) {
+func (k *checker) dmarcProblems(rep *DMARCReport, n dmarcNode, d *dmarcRecord) {
 	if len(d.problems) == 0 {
 		return
 	}
 	// Once: there may be thousands of problems in one record.
-	found, publish := []string{d.text}, []DomainRecord{txtRecord(n.reply.name, d.mended(k.DMARCReports), d.text)}
+	m := d.mend(k.DMARCReports, d.force())
+	found, publish := []string{d.text}, []DomainRecord{txtRecord(n.reply.name, m.text, d.text)}
+	if !d.usable {
+		k.stepAfter(rep, m)
+	}
 	for _, p := range d.problems {
-		k.add(p.code, DomainFinding{Name: n.reply.name, Type: "TXT", Found: found, Summary: p.text, Fix: p.fix, Publish: publish})
+		fix := p.fix
+		if findingCatalogue[p.code].level == DomainFail || p.code == "dmarc_no_policy" {
+			fix += m.tail()
+		}
+		k.add(p.code, DomainFinding{Name: n.reply.name, Type: "TXT", Found: found, Summary: p.text, Fix: fix, Publish: publish})
 	}
 }
 
@@ -287,7 +322,7 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 	d := n.rec
 	suffix := d.psd == "y" && n.name != k.domain
 	if !suffix { // the registry's record is not the reader's to mend
-		k.dmarcProblems(*n, d)
+		k.dmarcProblems(rep, *n, d)
 	}
 	mode := map[string]string{"r": "relaxed", "s": "strict"}
 	rep.DKIMMode, rep.SPFMode, rep.Reports = mode[d.adkim], mode[d.aspf], d.rua
@@ -315,19 +350,21 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 			rep.Policy = dmarcPolicies[i-1]
 		}
 	}
-	weaker := func(v string) bool {
-		return v != "" && slices.Index(dmarcPolicies, v) < slices.Index(dmarcPolicies, d.p)
-	}
-	if weaker(d.sp) {
+	if milder(d.sp, d.p) {
 		k.add("dmarc_sp_weaker", DomainFinding{
 			Name: n.reply.name, Type: "TXT", Found: found, Optional: true,
 			Summary: fmt.Sprintf("Subdomains are protected less (sp=%s) than the domain itself (p=%s); forgers use any subdomain.", d.sp, d.p),
-			Fix:     "Once mail from your subdomains passes, publish this; without sp they follow p.",
-			Publish: []DomainRecord{txtRecord(n.reply.name, d.withoutSP(k.DMARCReports), d.text)},
+			Fix:     "Once " + subdomainsPass + ", publish this. It is one step stricter.",
+			Publish: []DomainRecord{txtRecord(n.reply.name, d.raised("sp", k.DMARCReports), d.text)},
 		})
 	}
-	if weaker(d.np) {
-		add("dmarc_np_weaker", fmt.Sprintf("Subdomains that do not exist are protected less (np=%s) than the domain itself (p=%s); no true mail comes from those.", d.np, d.p), "Set np=reject.", txtRecord(n.reply.name, d.mended(k.DMARCReports), d.text))
+	if milder(d.np, d.p) {
+		k.add("dmarc_np_weaker", DomainFinding{
+			Name: n.reply.name, Type: "TXT", Found: found, Optional: true,
+			Summary: fmt.Sprintf("Subdomains that do not exist are protected less (np=%s) than the domain itself (p=%s); forgers use any subdomain.", d.np, d.p),
+			Fix:     "Once the reports show no mail of yours from names that have neither an address nor an MX record, publish this.",
+			Publish: []DomainRecord{txtRecord(n.reply.name, d.raised("np", k.DMARCReports), d.text)},
+		})
 	}
 	if rep.Policy == "none" && !rep.Inherited {
 		add("dmarc_p_none", "The policy is none: receivers report, but let forged mail through.", "Nothing today. The report names the next step, and what must be true before it.")
@@ -356,7 +393,9 @@ func (k *checker) exists(ctx context.Context) bool {
 	return !mx.absent() || !a.absent()
 }
 
-// nextStep is the ratchet. It starts from the record as it should be, so that a
+const subdomainsPass = "two weeks of reports show that all mail from your subdomains passes DMARC too"
+
+// nextStep is the ratchet, of which each step takes a policy up by one. It starts from the record as it should be, so that a
 // step taken does not bring a fault back.
 func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	d := n.rec
@@ -370,8 +409,11 @@ func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	}
 	i := slices.Index(dmarcPolicies, d.p)
 	if i == len(dmarcPolicies)-1 {
-		if d.sp != "" && d.sp != d.p {
-			return step(d.p, d.withoutSP(reports), "two weeks of reports show that all mail from your subdomains passes DMARC too")
+		switch {
+		case milder(d.sp, d.p):
+			return step(d.p, d.raised("sp", reports), subdomainsPass)
+		case milder(d.np, d.p):
+			return step(d.p, d.raised("np", reports), "two weeks of reports show no mail of yours from names that have neither an address nor an MX record")
 		}
 		return nil
 	}

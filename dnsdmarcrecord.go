@@ -23,6 +23,7 @@ type dmarcRecord struct {
 	rua, ruf     []string // addresses of mailto: URIs
 	again        bool     // its semicolons have been put in
 	usable       bool     // a receiver applies it
+	asNone       bool     // a receiver takes it as p=none, whatever it says
 	problems     []dmarcProblem
 	pPos, pWidth int // where the value of p stands; width 0 when there is none
 }
@@ -112,7 +113,7 @@ func parseDMARC(text string) *dmarcRecord {
 		if has {
 			what = fmt.Sprintf("has an unknown policy p=%s", clip(p.Value, 20))
 		}
-		d.p = "none"
+		d.p, d.sp, d.np, d.asNone = "none", "", "", true
 		if len(d.rua) > 0 {
 			bad("dmarc_no_policy", "Add p=none, p=quarantine or p=reject right after v=DMARC1.", "The DMARC record %s; receivers take it as p=none.", what)
 		} else {
@@ -198,7 +199,7 @@ func uris(t taglist.Tag, bad func(code, fix, format string, args ...any)) (out [
 
 // mendDMARC writes a text that was meant as a record as one: the version first,
 // and without what panels and copying add.
-func mendDMARC(s, reports string) string {
+func mendDMARC(s, reports string, most *dmarcForce) dmarcMend {
 	const junk = " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u00a0\ufeff"
 	s = strings.ReplaceAll(strings.Trim(s, junk), `\;`, ";")
 	out := []string{"v=DMARC1"}
@@ -207,34 +208,89 @@ func mendDMARC(s, reports string) string {
 			out = append(out, t.Key+"="+t.Value)
 		}
 	}
-	return parseDMARC(strings.Join(out, "; ")).mended(reports)
+	return parseDMARC(strings.Join(out, "; ")).mend(reports, most)
+}
+
+// dmarcForce is how much receivers do, as places in dmarcPolicies: about mail
+// from the domain, from names below it, and from names below it that do not
+// exist; and which of adkim and aspf are strict.
+type dmarcForce struct {
+	own, sub, gone int
+	adkim, aspf    bool
+}
+
+// within reports whether f asks nothing that most does not.
+func (f dmarcForce) within(most dmarcForce) bool {
+	return f.own <= most.own && f.sub <= most.sub && f.gone <= most.gone && (most.adkim || !f.adkim) && (most.aspf || !f.aspf)
+}
+
+// force is what receivers apply because of the record; nil when it is nothing,
+// whatever the record says.
+func (d *dmarcRecord) force() *dmarcForce {
+	if !d.usable || d.asNone {
+		return nil
+	}
+	return &dmarcForce{strength(d.p), strength(d.forSubdomain(true)), strength(d.forSubdomain(false)), d.adkim == "s", d.aspf == "s"}
+}
+
+// forceBelow is what receivers apply to a name below the record's own. Older
+// ones know neither np nor t.
+func (d *dmarcRecord) forceBelow(exists bool) *dmarcForce {
+	f := &dmarcForce{strength(d.forSubdomain(exists)), strength(d.forSubdomain(true)), strength(d.forSubdomain(false)), d.adkim == "s", d.aspf == "s"}
+	f.own, f.gone = min(f.own, f.sub), min(f.gone, f.sub)
+	if d.testing {
+		f.own, f.sub, f.gone = max(0, f.own-1), max(0, f.sub-1), max(0, f.gone-1)
+	}
+	return f
+}
+
+func strength(policy string) int { return slices.Index(dmarcPolicies, policy) }
+
+// milder reports whether v is a policy that asks less than policy.
+func milder(v, policy string) bool { return strength(v) >= 0 && strength(v) < strength(policy) }
+
+// dmarcMend is a record to publish, and the policies that were asked for and
+// that it leaves for later, such as "p=reject".
+type dmarcMend struct {
+	text  string
+	later []string
+}
+
+// tail is what a reader is told of the policies left for later.
+func (m dmarcMend) tail() string {
+	if len(m.later) == 0 {
+		return ""
+	}
+	return " No receiver applies " + strings.Join(m.later, " or ") + " today, so this record starts milder; what the old text asks for is the goal, and the next step leads there."
 }
 
 // mended is the record with everything corrected that parseDMARC has a word
-// about, in the order in which its tags stand. What was published twice is
-// taken once, of two policies the milder one; what cannot be read goes.
-// reports is the address to use where none is left.
-func (d *dmarcRecord) mended(reports string) string {
-	policy := d.p
-	weak := func(v string) bool {
-		return slices.Contains(dmarcPolicies, v) && slices.Index(dmarcPolicies, v) < slices.Index(dmarcPolicies, policy)
-	}
-	if len(d.problems) == 0 && len(d.rua) > 0 && !weak(d.np) {
-		return d.text
+// about, without asking more of receivers than they do today.
+func (d *dmarcRecord) mended(reports string) string { return d.mend(reports, d.force()).text }
+
+// mend corrects a record, with its tags in the order in which they stand. What
+// was published twice is taken once, of two policies the milder one; what
+// cannot be read goes. reports is the address to use where none is left. most is
+// what receivers do today, which the record must not pass: a correction is
+// made at once, and a stricter policy only when mail is ready for it.
+func (d *dmarcRecord) mend(reports string, most *dmarcForce) dmarcMend {
+	if now := d.force(); len(d.problems) == 0 && len(d.rua) > 0 && now != nil && most != nil && now.within(*most) {
+		return dmarcMend{text: d.text}
 	}
 	if !d.again {
 		if a := parseDMARC(semicolons(d.text)); isDMARC(a.text) {
 			a.again = true
-			return a.mended(reports)
+			return a.mend(reports, most)
 		}
 	}
-	for _, t := range d.list.Tags {
-		if v := strings.ToLower(t.Value); t.Key == "p" && weak(v) {
-			policy = v
-		}
-	}
-	out := []string{"v=DMARC1", "p=" + policy}
+	policies := d.policies(most)
+	out := []string{"v=DMARC1", "p=" + policies.values["p"]}
 	seen := map[string]bool{"v": true, "p": true}
+	add := func(key, value string) {
+		if value != "" {
+			out = append(out, key+"="+value)
+		}
+	}
 	for _, t := range d.list.Tags {
 		if seen[t.Key] {
 			continue
@@ -242,6 +298,8 @@ func (d *dmarcRecord) mended(reports string) string {
 		seen[t.Key] = true
 		value := strings.ToLower(t.Value)
 		switch t.Key {
+		case "sp", "np":
+			value = policies.values[t.Key]
 		case "rua", "ruf":
 			list := mendURIs(t.Value)
 			if len(list) == 0 && t.Key == "rua" {
@@ -252,21 +310,76 @@ func (d *dmarcRecord) mended(reports string) string {
 			options := slices.DeleteFunc(splitList(value), func(o string) bool { return !slices.Contains(dmarcFailureOptions, o) })
 			value = strings.Join(options, ":")
 		default:
+			drop := !slices.Contains(dmarcValues[t.Key], value)
 			switch {
-			case !slices.Contains(dmarcValues[t.Key], value):
+			case most == nil:
+				drop = drop || t.Key == "t" // with p=none it says nothing
+			case t.Key == "adkim":
+				drop = drop || value == "s" && !most.adkim
+			case t.Key == "aspf":
+				drop = drop || value == "s" && !most.aspf
+			}
+			if drop {
 				value = ""
-			case t.Key == "np" && weak(value):
-				value = "reject" // no true mail comes from a name that is not there
 			}
 		}
-		if value != "" {
-			out = append(out, t.Key+"="+value)
-		}
+		add(t.Key, value)
 	}
 	if !seen["rua"] {
-		out = append(out, "rua=mailto:"+reports)
+		add("rua", "mailto:"+reports)
 	}
-	return strings.Join(out, "; ")
+	for _, key := range []string{"sp", "np"} {
+		if !seen[key] {
+			add(key, policies.values[key])
+		}
+	}
+	return dmarcMend{strings.Join(out, "; "), policies.later}
+}
+
+// dmarcPolicySet holds the policies of a mended record by tag.
+type dmarcPolicySet struct {
+	values map[string]string
+	later  []string
+}
+
+// policies are those that the record asks for, as far as most allows.
+func (d *dmarcRecord) policies(most *dmarcForce) dmarcPolicySet {
+	asked := map[string]string{}
+	for _, t := range d.list.Tags {
+		v := strings.ToLower(t.Value)
+		if t.Key != "p" && t.Key != "sp" && t.Key != "np" || strength(v) < 0 {
+			continue
+		}
+		if old, ok := asked[t.Key]; !ok || milder(v, old) {
+			asked[t.Key] = v
+		}
+	}
+	s := dmarcPolicySet{values: map[string]string{}}
+	limits := dmarcForce{}
+	if most != nil {
+		limits = *most
+	}
+	above := 0 // the policy of a name that has none of its own
+	for _, tag := range []struct {
+		key   string
+		limit int
+	}{{"p", limits.own}, {"sp", limits.sub}, {"np", limits.gone}} {
+		v, ok := asked[tag.key]
+		want := above
+		if ok || tag.key == "p" {
+			want = max(0, strength(v))
+		}
+		if ok && want > tag.limit {
+			s.later = append(s.later, tag.key+"="+v)
+		}
+		got := min(want, tag.limit)
+		// Where nothing is applied, the tags for subdomains have nothing to say.
+		if tag.key == "p" || got != above || ok && most != nil {
+			s.values[tag.key] = dmarcPolicies[got]
+		}
+		above = got
+	}
+	return s
 }
 
 // semicolons puts them where a blank or a comma alone stands between two tags.
@@ -276,15 +389,15 @@ var betweenTags = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`(?i)[ \t,]*[ \t,;][ \t,]*\b(v|p|sp|np|adkim|aspf|rua|ruf|fo|pct|rf|ri|t|psd)[ \t]*=[ \t]*`)
 })
 
-// withoutSP is the mended record without sp, so that subdomains follow p.
-func (d *dmarcRecord) withoutSP(reports string) string {
-	var out []string
-	for _, t := range parseDMARC(d.mended(reports)).list.Tags {
-		if t.Key != "sp" {
-			out = append(out, t.Name+"="+t.Value)
-		}
+// raised is the mended record with sp or np one step stricter, as far as p.
+func (d *dmarcRecord) raised(key, reports string) string {
+	base := parseDMARC(d.mended(reports))
+	t, ok := base.list.Get(key)
+	if !ok || !milder(strings.ToLower(t.Value), d.p) {
+		return base.text
 	}
-	return strings.Join(out, "; ")
+	next := dmarcPolicies[strength(strings.ToLower(t.Value))+1]
+	return base.text[:t.ValuePos] + next + base.text[t.ValuePos+len(t.Value):]
 }
 
 // mendURIs keeps at most two addresses that can take reports.

@@ -1,0 +1,211 @@
+package fluxly
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
+)
+
+// effect is what receivers do about mail from the domain, from names below it,
+// and from names below it that do not exist, with the record, or records, at
+// _dmarc: nothing when they cannot be applied (RFC 9989 sections 4.7, 4.10).
+func effect(texts ...string) (own, sub, gone int) {
+	texts = slices.DeleteFunc(slices.Clone(texts), func(s string) bool { return !isDMARC(s) })
+	if len(texts) != 1 {
+		return 0, 0, 0
+	}
+	tags := map[string]string{}
+	for tag := range strings.SplitSeq(texts[0], ";") {
+		key, value, ok := strings.Cut(tag, "=")
+		key = strings.ToLower(strings.TrimSpace(key))
+		if _, twice := tags[key]; twice && ok {
+			return 0, 0, 0
+		}
+		if ok {
+			tags[key] = strings.ToLower(strings.TrimSpace(value))
+		}
+	}
+	strength := func(v string) int { return slices.Index([]string{"none", "quarantine", "reject"}, v) }
+	own = strength(tags["p"])
+	if own < 0 {
+		return 0, 0, 0
+	}
+	sub = own
+	if v, ok := tags["sp"]; ok {
+		if sub = strength(v); sub < 0 {
+			return 0, 0, 0
+		}
+	}
+	gone = sub
+	if v, ok := tags["np"]; ok {
+		if gone = strength(v); gone < 0 {
+			return 0, 0, 0
+		}
+	}
+	if tags["t"] == "y" {
+		own, sub, gone = max(0, own-1), max(0, sub-1), max(0, gone-1)
+	}
+	return own, sub, gone
+}
+
+// A record that is proposed as a correction never has receivers do more than
+// they do today, and a step of the ratchet takes no policy up by more than one.
+func TestDMARCCorrectionIsNeverHarsher(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, "")
+	check := func(domain, extra string, records []string) {
+		t.Helper()
+		zoneText := "acme.test MX 10 mail.acme.test\n" + extra
+		var today []string
+		for _, r := range records {
+			name, text, _ := strings.Cut(r, " ")
+			zoneText += name + " TXT" + quoted(text) + "\n"
+			if name == "_dmarc."+domain {
+				today = append(today, text)
+			}
+		}
+		s.Set(t, zoneText)
+		r, err := CheckDomain(t.Context(), domain, DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		own, sub, gone := effect(today...)
+		if r.DMARC.Inherited {
+			own = strength(r.DMARC.Policy)
+			sub, gone = own, own
+		}
+		proposed := ""
+		for _, f := range r.Findings {
+			for _, p := range f.Publish {
+				if p.Name != "_dmarc."+domain || f.Optional {
+					continue
+				}
+				proposed = p.Value
+				if o, s, g := effect(p.Value); o > own || s > sub || g > gone {
+					t.Errorf("%q: %s proposes %q", records, f.Code, p.Value)
+				}
+				if len(parseDMARC(p.Value).problems) > 0 {
+					t.Errorf("%q: %s proposes %q: %v", records, f.Code, p.Value, parseDMARC(p.Value).problems)
+				}
+			}
+		}
+		if n := r.DMARC.Next; n != nil && n.Publish.Name == "_dmarc."+domain {
+			from := today
+			if proposed != "" {
+				from = []string{proposed}
+			}
+			own, sub, gone := effect(from...)
+			if o, s, g := effect(n.Publish.Value); o > own+1 || s > sub+1 || g > gone+1 {
+				t.Errorf("%q: from %q the next step is %q", records, from, n.Publish.Value)
+			}
+		}
+	}
+	for _, v := range dmarcVectors {
+		check(firstText(v.domain, "acme.test"), "", v.records)
+	}
+	parts := []string{"p=none", "p=reject", "p=quarantine", "p=", "p=foo", "sp=none", "sp=reject", "sp=x", "np=none", "np=reject", "rua=mailto:d@acme.test", "rua=d@acme.test", "rua=", "t=y", "t=n", "adkim=s", "aspf=q", "fo=z", "foo=bar", "junk", "", "rf=afrf", "v=DMARC1"}
+	heads := []string{"v=DMARC1", "v=DMARC1", "v=DMARC1", "v=dmarc1", " v=DMARC1", "DMARC1"}
+	separators := []string{"; ", "; ", "; ", ";", " ", ", ", ";;"}
+	rnd := rand.New(rand.NewPCG(7, 9))
+	for i := range 600 {
+		text := heads[rnd.IntN(len(heads))]
+		for range 1 + rnd.IntN(5) {
+			text += separators[rnd.IntN(len(separators))] + parts[rnd.IntN(len(parts))]
+		}
+		host := []string{"_dmarc.acme.test", "_dmarc.acme.test", "acme.test", "_dmarc.acme.test.acme.test"}[i%4]
+		records := []string{host + " " + text}
+		if i%8 == 1 {
+			records = append(records, fmt.Sprintf("%s v=DMARC1; %s; %s", host, parts[rnd.IntN(len(parts))], parts[rnd.IntN(len(parts))]))
+		}
+		check("acme.test", "", records)
+	}
+}
+
+// Where no receiver applies the policy that was meant, the record to publish
+// has p=none, whatever the state of DKIM; the old policy is named as the goal,
+// and the ratchet leads there.
+func TestDMARCGoalByRatchet(t *testing.T) {
+	t.Parallel()
+	const reports = "; rua=mailto:d@acme.test"
+	tests := []struct {
+		name string
+		zone []string
+		code string
+		goal string // "" for none
+		next string
+	}{
+		{"at the apex", []string{"-_dmarc.acme.test TXT", `acme.test TXT "v=DMARC1; p=reject` + reports + `"`}, "dmarc_at_apex", "p=reject", "quarantine"},
+		{"doubled", []string{"-_dmarc.acme.test TXT", `_dmarc.acme.test.acme.test TXT "v=DMARC1; p=quarantine` + reports + `"`}, "dmarc_doubled_host", "p=quarantine", "quarantine"},
+		{"small letters", []string{`_dmarc.acme.test TXT "v=dmarc1; p=reject` + reports + `"`}, "dmarc_near_miss", "p=reject", "quarantine"},
+		{"small letters, none", []string{`_dmarc.acme.test TXT "v=dmarc1; p=none` + reports + `"`}, "dmarc_near_miss", "", ""},
+		{"twice", []string{`_dmarc.acme.test TXT "v=DMARC1; p=reject; p=reject` + reports + `"`}, "dmarc_duplicate_tag", "p=reject", "quarantine"},
+		{"two of sp", []string{`_dmarc.acme.test TXT "v=DMARC1; p=none; sp=reject; sp=none` + reports + `"`}, "dmarc_duplicate_tag", "", ""},
+		{"only sp", []string{`_dmarc.acme.test TXT "v=DMARC1; sp=reject` + reports + `"`}, "dmarc_no_policy", "sp=reject", "quarantine"},
+		{"comma", []string{`_dmarc.acme.test TXT "v=DMARC1; p=reject, rua=mailto:d@acme.test"`}, "dmarc_bad_policy", "p=reject", "quarantine"},
+		{"two records", []string{`_dmarc.acme.test TXT "v=DMARC1; p=none; sp=reject` + reports + `"`, `_dmarc.acme.test TXT "v=DMARC1; p=quarantine; sp=none` + reports + `"`}, "dmarc_multiple", "sp=reject", "quarantine"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := checkZoneText(t, zone(append(tt.zone, "-"+testSelector+"._domainkey.acme.test TXT", "-pm-bounces.acme.test CNAME")...), DomainCheck{})
+			f := finding(t, r, tt.code)
+			if len(f.Publish) != 1 || !strings.Contains(f.Publish[0].Value, "v=DMARC1; p=none; rua=mailto:d@acme.test") || f.Optional {
+				t.Errorf("publish %+v", f.Publish)
+			}
+			if tt.goal == "" && strings.Contains(f.Fix, "goal") || tt.goal != "" && !strings.Contains(f.Fix, "No receiver applies "+tt.goal+" today") {
+				t.Errorf("fix %q", f.Fix)
+			}
+			n := r.DMARC.Next
+			if tt.next == "" && n != nil || tt.next != "" && (n == nil || n.Policy != tt.next || len(n.When) < 2) {
+				t.Errorf("next %+v", n)
+			}
+		})
+	}
+}
+
+// The ratchet from a policy for subdomains that is behind takes it up one step
+// at a time, and so does the record offered beside it.
+func TestDMARCRatchetOfSubdomains(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		record string
+		steps  []string // policy and the changed tags
+	}{
+		{"p=reject; sp=none", []string{"p=reject; sp=quarantine", "p=reject; sp=reject"}},
+		{"p=reject; sp=none; np=none", []string{"p=reject; sp=quarantine; np=none", "p=reject; sp=reject; np=none", "p=reject; sp=reject; np=quarantine", "p=reject; sp=reject; np=reject"}},
+		{"p=none; sp=reject", []string{"p=quarantine; sp=reject", "p=reject; sp=reject"}},
+		{"p=quarantine; sp=none", []string{"p=reject; sp=none", "p=reject; sp=quarantine", "p=reject; sp=reject"}},
+		{"p=quarantine; t=y", []string{"p=quarantine; t=n", "p=reject; t=n"}},
+	}
+	const head, tail = "v=DMARC1; ", "; rua=mailto:d@acme.test"
+	for _, tt := range tests {
+		text := head + tt.record + tail
+		for _, want := range append(tt.steps, "") {
+			r := checkZoneText(t, zone(`_dmarc.acme.test TXT "`+text+`"`), DomainCheck{})
+			for _, f := range r.Findings {
+				if f.Code == "dmarc_sp_weaker" || f.Code == "dmarc_np_weaker" {
+					o, s, g := effect(text)
+					if no, ns, ng := effect(f.Publish[0].Value); !f.Optional || no > o+1 || ns > s+1 || ng > g+1 {
+						t.Errorf("%q: offered %q", text, f.Publish[0].Value)
+					}
+				}
+			}
+			n := r.DMARC.Next
+			if want == "" {
+				if n != nil {
+					t.Errorf("%q: after the end: %+v", text, n)
+				}
+				break
+			}
+			if n == nil || n.Publish.Value != head+want+tail || len(n.When) == 0 {
+				t.Errorf("%q: next %+v, want %q", text, n, want)
+				break
+			}
+			text = n.Publish.Value
+		}
+	}
+}
