@@ -144,6 +144,7 @@ func TestDMARCGoalByRatchet(t *testing.T) {
 		{"small letters, none", []string{`_dmarc.acme.test TXT "v=dmarc1; p=none` + reports + `"`}, "dmarc_near_miss", "", ""},
 		{"twice", []string{`_dmarc.acme.test TXT "v=DMARC1; p=reject; p=reject` + reports + `"`}, "dmarc_duplicate_tag", "p=reject", "quarantine"},
 		{"two of sp", []string{`_dmarc.acme.test TXT "v=DMARC1; p=none; sp=reject; sp=none` + reports + `"`}, "dmarc_duplicate_tag", "", ""},
+		{"unknown sp", []string{`_dmarc.acme.test TXT "v=DMARC1; p=reject; sp=rejct` + reports + `"`}, "dmarc_no_policy", "p=reject", "quarantine"},
 		{"only sp", []string{`_dmarc.acme.test TXT "v=DMARC1; sp=reject` + reports + `"`}, "dmarc_no_policy", "sp=reject", "quarantine"},
 		{"comma", []string{`_dmarc.acme.test TXT "v=DMARC1; p=reject, rua=mailto:d@acme.test"`}, "dmarc_bad_policy", "p=reject", "quarantine"},
 		{"two records", []string{`_dmarc.acme.test TXT "v=DMARC1; p=none; sp=reject` + reports + `"`, `_dmarc.acme.test TXT "v=DMARC1; p=quarantine; sp=none` + reports + `"`}, "dmarc_multiple", "sp=reject", "quarantine"},
@@ -206,6 +207,32 @@ func TestDMARCRatchetOfSubdomains(t *testing.T) {
 				break
 			}
 			text = n.Publish.Value
+		}
+	}
+}
+
+// An sp or np that is not a policy spoils the record as a bad p does (RFC 9989
+// section 4.10.1).
+func TestDMARCBadPolicyOfSubdomains(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		record, state, policy, code string
+		ready                       bool
+	}{
+		{"p=reject; sp=rejct", "broken", "", "dmarc_bad_policy", false},
+		{"p=reject; np=foo", "broken", "", "dmarc_bad_policy", false},
+		{"p=reject; sp=", "broken", "", "dmarc_bad_policy", false},
+		{"p=reject; sp=rejct; rua=mailto:d@acme.test", "ok", "none", "dmarc_no_policy", true},
+		{"p=reject; np=foo; sp=reject; rua=mailto:d@acme.test", "ok", "none", "dmarc_no_policy", true},
+		{"p=reject; sp=rejct; rua=https://acme.test", "broken", "", "dmarc_bad_policy", false},
+	}
+	for _, tt := range tests {
+		r := checkZoneText(t, zone(`_dmarc.acme.test TXT "v=DMARC1; `+tt.record+`"`), DomainCheck{})
+		if r.DMARC.State != tt.state || r.DMARC.Policy != tt.policy || r.Ready != tt.ready {
+			t.Errorf("%q: %s, policy %q, ready %v: %v", tt.record, r.DMARC.State, r.DMARC.Policy, r.Ready, codes(r))
+		}
+		if f := finding(t, r, tt.code); len(f.Publish) != 1 || !strings.HasPrefix(f.Publish[0].Value, "v=DMARC1; p=none; rua=") || !strings.Contains(f.Summary, "whole record") {
+			t.Errorf("%q: %+v", tt.record, f)
 		}
 	}
 }

@@ -108,18 +108,30 @@ func parseDMARC(text string) *dmarcRecord {
 		d.pPos, d.pWidth = p.ValuePos, len(p.Value)
 		d.p = strings.ToLower(p.Value)
 	}
-	if !slices.Contains(dmarcPolicies, d.p) {
-		what := "has no p= tag"
-		if has {
-			what = fmt.Sprintf("has an unknown policy p=%s", clip(p.Value, 20))
-		}
-		d.p, d.sp, d.np, d.asNone = "none", "", "", true
+	// RFC 9989 section 4.10.1 asks for a valid p, and no invalid sp or np.
+	none := func(fix, format string, args ...any) {
+		what := fmt.Sprintf(format, args...)
 		if len(d.rua) > 0 {
-			bad("dmarc_no_policy", "Add p=none, p=quarantine or p=reject right after v=DMARC1.", "The DMARC record %s; receivers take it as p=none.", what)
+			bad("dmarc_no_policy", fix, "The DMARC record has %s; receivers take the whole record as p=none.", what)
 		} else {
 			d.usable = false
-			bad("dmarc_bad_policy", "Add p=none, p=quarantine or p=reject right after v=DMARC1.", "The DMARC record %s and no report address, so receivers ignore it.", what)
+			bad("dmarc_bad_policy", fix, "The DMARC record has %s and no usable report address, so receivers ignore the whole record.", what)
 		}
+		d.asNone = true
+	}
+	switch fix := "Add p=none, p=quarantine or p=reject right after v=DMARC1."; {
+	case !has:
+		none(fix, "no p= tag")
+	case strength(d.p) < 0:
+		none(fix, "an unknown policy p=%s", clip(p.Value, 20))
+	}
+	for _, t := range d.list.Tags {
+		if (t.Key == "sp" || t.Key == "np") && strength(strings.ToLower(t.Value)) < 0 {
+			none("Use one of "+strings.Join(dmarcPolicies, ", ")+", or take the tag out.", "an unknown policy %s=%s", t.Key, clip(t.Value, 20))
+		}
+	}
+	if d.asNone {
+		d.p, d.sp, d.np = "none", "", ""
 	}
 	return d
 }
@@ -137,9 +149,9 @@ func (d *dmarcRecord) tag(t taglist.Tag, bad func(code, fix, format string, args
 	switch t.Key {
 	case "v", "p":
 	case "sp":
-		oneOf(&d.sp)
+		d.sp = v
 	case "np":
-		oneOf(&d.np)
+		d.np = v
 	case "adkim":
 		oneOf(&d.adkim)
 	case "aspf":

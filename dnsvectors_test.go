@@ -58,6 +58,10 @@ var dmarcVectors = []dmarcVector{
 	{"reject at the apex", "", []string{"acme.test v=DMARC1; p=reject; rua=mailto:d@acme.test"}},
 	{"reject doubled by the panel", "", []string{"_dmarc.acme.test.acme.test v=DMARC1; p=reject; rua=mailto:d@acme.test"}},
 	{"nearly a record, one above", "news.acme.test", []string{"_dmarc.acme.test v=DMARC1; p=quarantine; np=none; rua=mailto:d@acme.test", "_dmarc.news.acme.test v=dmarc1; p=reject; rua=mailto:d@acme.test"}},
+	{"unknown policy for subdomains, with reports", "", d("v=DMARC1; p=reject; sp=rejct; rua=mailto:d@acme.test")},
+	{"unknown policy for subdomains, no reports", "", d("v=DMARC1; p=reject; sp=rejct")},
+	{"unknown policy for missing subdomains, no reports", "", d("v=DMARC1; p=quarantine; np=foo; sp=none")},
+	{"empty policy for subdomains", "", d("v=DMARC1; p=reject; sp=; rua=mailto:d@acme.test")},
 	{"policy last", "", d("v=DMARC1; rua=mailto:d@acme.test; p=reject")},
 	{"policy twice", "", d("v=DMARC1; p=none; p=reject; rua=mailto:d@acme.test")},
 	{"old percentage", "", d("v=DMARC1; p=quarantine; pct=50; rua=mailto:d@acme.test")},
@@ -453,7 +457,7 @@ func FuzzDMARCRecord(f *testing.F) {
 		if again := mended.mended("dmarc@acme.test"); again != mended.text {
 			t.Fatalf("%q is mended to %q, and that to %q", s, mended.text, again)
 		}
-		next := r.withPolicy("reject")
+		next := mended.withPolicy("reject")
 		if again := parseDMARC(next); !isDMARC(next) || again.p != "reject" && r.usable {
 			t.Fatalf("%q with p=reject is %q, which has p=%s", s, next, again.p)
 		}
