@@ -310,7 +310,10 @@ func (k *checker) dmarcProblems(rep *DMARCReport, n dmarcNode, d *dmarcRecord) {
 		k.stepAfter(rep, m)
 	}
 	for _, p := range d.problems {
-		fix := p.fix
+		fix, publish := p.fix, publish
+		if p.stays {
+			publish = nil
+		}
 		if findingCatalogue[p.code].level == DomainFail || p.code == "dmarc_no_policy" {
 			fix += m.tail()
 		}
@@ -403,9 +406,16 @@ func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	step := func(policy, text string, when ...string) *DMARCStep {
 		return &DMARCStep{Policy: policy, Publish: txtRecord(n.reply.name, text, d.text), When: when}
 	}
-	if t, ok := base.list.Get("t"); ok && d.testing {
+	const passes = "two weeks of reports show that all mail you know of passes DMARC"
+	if t, ok := base.list.Get("t"); ok && base.testing {
 		text := base.text[:t.ValuePos] + "n" + base.text[t.ValuePos+len(t.Value):]
-		return step(d.p, text, "two weeks of reports show that all mail you know of passes DMARC")
+		if base.partly() >= 0 {
+			text = without(text, "pct")
+		}
+		return step(d.p, text, passes)
+	}
+	if base.partly() >= 0 {
+		return step(d.p, without(base.text, "pct"), passes)
 	}
 	i := slices.Index(dmarcPolicies, d.p)
 	if i == len(dmarcPolicies)-1 {
@@ -426,7 +436,7 @@ func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	case "quarantine":
 		s.When = append(s.When,
 			"the DKIM key of every sender of the domain is published and aligns",
-			"two weeks of reports show that all mail you know of passes DMARC",
+			passes,
 			"mailing lists and forwarders that your people write through are known")
 	default:
 		s.When = append(s.When,

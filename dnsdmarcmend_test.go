@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -52,6 +53,33 @@ func effect(texts ...string) (own, sub, gone int) {
 	return own, sub, gone
 }
 
+// olderEffect is what a receiver of RFC 7489 does, as a number that grows with
+// the share of mail the policy is applied to: it follows pct, and knows neither
+// np nor t.
+func olderEffect(texts ...string) (own, sub float64) {
+	texts = slices.DeleteFunc(slices.Clone(texts), func(s string) bool { return !isDMARC(s) })
+	o, s, _ := effect(texts...)
+	for _, t := range texts {
+		if l := parseDMARC(t); strings.EqualFold(l.list.Value("t"), "y") && (o > 0 || s > 0 || strength(l.p) > 0) {
+			o, s, _ = effect(without(t, "t"))
+		}
+	}
+	share := 1.0
+	for _, t := range texts {
+		if n, err := strconv.Atoi(parseDMARC(t).list.Value("pct")); err == nil && n >= 0 && n <= 100 {
+			share = float64(n) / 100
+		}
+	}
+	some := func(n int) float64 { return max(0, float64(n)-1+share) }
+	if o > 0 {
+		own = some(o)
+	}
+	if s > 0 {
+		sub = some(s)
+	}
+	return own, sub
+}
+
 // A record that is proposed as a correction never has receivers do more than
 // they do today, and a step of the ratchet takes no policy up by more than one.
 func TestDMARCCorrectionIsNeverHarsher(t *testing.T) {
@@ -74,6 +102,7 @@ func TestDMARCCorrectionIsNeverHarsher(t *testing.T) {
 			t.Fatal(err)
 		}
 		own, sub, gone := effect(today...)
+		olderOwn, olderSub := olderEffect(today...)
 		if r.DMARC.Inherited {
 			own = strength(r.DMARC.Policy)
 			sub, gone = own, own
@@ -88,7 +117,10 @@ func TestDMARCCorrectionIsNeverHarsher(t *testing.T) {
 				if o, s, g := effect(p.Value); o > own || s > sub || g > gone {
 					t.Errorf("%q: %s proposes %q", records, f.Code, p.Value)
 				}
-				if len(parseDMARC(p.Value).problems) > 0 {
+				if o, s := olderEffect(p.Value); !r.DMARC.Inherited && (o > olderOwn || s > olderSub) {
+					t.Errorf("%q: %s proposes %q to older receivers", records, f.Code, p.Value)
+				}
+				if slices.ContainsFunc(parseDMARC(p.Value).problems, func(p dmarcProblem) bool { return !p.stays }) {
 					t.Errorf("%q: %s proposes %q: %v", records, f.Code, p.Value, parseDMARC(p.Value).problems)
 				}
 			}
@@ -102,12 +134,16 @@ func TestDMARCCorrectionIsNeverHarsher(t *testing.T) {
 			if o, s, g := effect(n.Publish.Value); o > own+1 || s > sub+1 || g > gone+1 {
 				t.Errorf("%q: from %q the next step is %q", records, from, n.Publish.Value)
 			}
+			olderOwn, olderSub := olderEffect(from...)
+			if o, s := olderEffect(n.Publish.Value); o > olderOwn+1 || s > olderSub+1 {
+				t.Errorf("%q: from %q the next step is %q to older receivers", records, from, n.Publish.Value)
+			}
 		}
 	}
 	for _, v := range dmarcVectors {
 		check(firstText(v.domain, "acme.test"), "", v.records)
 	}
-	parts := []string{"p=none", "p=reject", "p=quarantine", "p=", "p=foo", "sp=none", "sp=reject", "sp=x", "np=none", "np=reject", "rua=mailto:d@acme.test", "rua=d@acme.test", "rua=", "t=y", "t=n", "adkim=s", "aspf=q", "fo=z", "foo=bar", "junk", "", "rf=afrf", "v=DMARC1"}
+	parts := []string{"p=none", "p=reject", "p=quarantine", "p=", "p=foo", "sp=none", "sp=reject", "sp=x", "np=none", "np=reject", "rua=mailto:d@acme.test", "rua=d@acme.test", "rua=", "t=y", "t=n", "adkim=s", "aspf=q", "fo=z", "foo=bar", "junk", "", "rf=afrf", "v=DMARC1", "pct=0", "pct=50", "pct=100"}
 	heads := []string{"v=DMARC1", "v=DMARC1", "v=DMARC1", "v=dmarc1", " v=DMARC1", "DMARC1"}
 	separators := []string{"; ", "; ", "; ", ";", " ", ", ", ";;"}
 	rnd := rand.New(rand.NewPCG(7, 9))
@@ -180,6 +216,8 @@ func TestDMARCRatchetOfSubdomains(t *testing.T) {
 		{"p=reject; sp=none; np=none", []string{"p=reject; sp=quarantine; np=none", "p=reject; sp=reject; np=none", "p=reject; sp=reject; np=quarantine", "p=reject; sp=reject; np=reject"}},
 		{"p=none; sp=reject", []string{"p=quarantine; sp=reject", "p=reject; sp=reject"}},
 		{"p=quarantine; sp=none", []string{"p=reject; sp=none", "p=reject; sp=quarantine", "p=reject; sp=reject"}},
+		{"p=quarantine; pct=0; t=y", []string{"p=quarantine; t=n", "p=reject; t=n"}},
+		{"p=quarantine; pct=25", []string{"p=quarantine", "p=reject"}},
 		{"p=quarantine; t=y", []string{"p=quarantine; t=n", "p=reject; t=n"}},
 	}
 	const head, tail = "v=DMARC1; ", "; rua=mailto:d@acme.test"
@@ -233,6 +271,45 @@ func TestDMARCBadPolicyOfSubdomains(t *testing.T) {
 		}
 		if f := finding(t, r, tt.code); len(f.Publish) != 1 || !strings.HasPrefix(f.Publish[0].Value, "v=DMARC1; p=none; rua=") || !strings.Contains(f.Summary, "whole record") {
 			t.Errorf("%q: %+v", tt.record, f)
+		}
+	}
+}
+
+// Older receivers follow pct. A correction keeps it while it holds them back,
+// and says t=y to the others in place of pct=0.
+func TestDMARCPercentage(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		tags, publish, next string
+	}{
+		{"p=quarantine; pct=0; rua=mailto:d@acme.test", "p=quarantine; pct=0; rua=mailto:d@acme.test; t=y", "p=quarantine; rua=mailto:d@acme.test; t=n"},
+		{"p=reject; pct=0", "p=reject; pct=0; rua=mailto:dmarc@acme.test; t=y", "p=reject; rua=mailto:dmarc@acme.test; t=n"},
+		{"p=reject; pct=0; t=y; rua=mailto:d@acme.test", "", "p=reject; t=n; rua=mailto:d@acme.test"},
+		{"p=reject; pct=0; t=n; rua=mailto:d@acme.test", "", "p=reject; t=n; rua=mailto:d@acme.test"},
+		{"p=quarantine; pct=50; rua=mailto:d@acme.test", "", "p=quarantine; rua=mailto:d@acme.test"},
+		{"p=quarantine; pct=50", "p=quarantine; pct=50; rua=mailto:dmarc@acme.test", "p=quarantine; rua=mailto:dmarc@acme.test"},
+		{"p=none; sp=quarantine; pct=50; rua=mailto:d@acme.test", "", "p=none; sp=quarantine; rua=mailto:d@acme.test"},
+		{"p=quarantine; pct=100; rua=mailto:d@acme.test", "p=quarantine; rua=mailto:d@acme.test", "p=reject; rua=mailto:d@acme.test"},
+		{"p=none; pct=0; rua=mailto:d@acme.test", "p=none; rua=mailto:d@acme.test", "p=quarantine; rua=mailto:d@acme.test"},
+		{"p=reject; pct=many; rua=mailto:d@acme.test", "p=reject; rua=mailto:d@acme.test", ""},
+	}
+	for _, tt := range tests {
+		r := checkZoneText(t, zone(`_dmarc.acme.test TXT "v=DMARC1; `+tt.tags+`"`), DomainCheck{})
+		publish, next := "", ""
+		for _, f := range r.Findings {
+			if f.Area == "DMARC" && len(f.Publish) > 0 {
+				publish = strings.TrimPrefix(f.Publish[0].Value, "v=DMARC1; ")
+			}
+		}
+		if r.DMARC.Next != nil {
+			next = strings.TrimPrefix(r.DMARC.Next.Publish.Value, "v=DMARC1; ")
+		}
+		if publish != tt.publish || next != tt.next {
+			t.Errorf("%q: publish %q, next %q", tt.tags, publish, next)
+		}
+		f := finding(t, r, "dmarc_removed_tag")
+		if strings.Contains(f.Fix, "changes nothing") != (strings.Contains(tt.publish, "rua") && !strings.Contains(tt.publish, "pct")) {
+			t.Errorf("%q: fix %q, summary %q", tt.tags, f.Fix, f.Summary)
 		}
 	}
 }

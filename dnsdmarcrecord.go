@@ -4,13 +4,17 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/getfluxly/fluxly/internal/taglist"
 )
 
-type dmarcProblem struct{ code, text, fix string }
+type dmarcProblem struct {
+	code, text, fix string
+	stays           bool // a correction leaves it as it is
+}
 
 // dmarcRecord is one parsed record.
 type dmarcRecord struct {
@@ -87,7 +91,7 @@ var (
 func parseDMARC(text string) *dmarcRecord {
 	d := &dmarcRecord{text: text, list: taglist.Parse(text, true), adkim: "r", aspf: "r", psd: "u", usable: true}
 	bad := func(code, fix, format string, args ...any) {
-		d.problems = append(d.problems, dmarcProblem{code, fmt.Sprintf(format, args...), fix})
+		d.problems = append(d.problems, dmarcProblem{code: code, text: fmt.Sprintf(format, args...), fix: fix})
 	}
 	for _, f := range d.list.Faults {
 		switch f.Kind {
@@ -133,7 +137,55 @@ func parseDMARC(text string) *dmarcRecord {
 	if d.asNone {
 		d.p, d.sp, d.np = "none", "", ""
 	}
+	if t, ok := d.list.Get("pct"); ok {
+		d.percentage(t, bad)
+	}
 	return d
+}
+
+// percentage judges pct, which older receivers still follow (RFC 7489 section
+// 6.6.4). To take it out would have those do more at once, so that is a step of
+// the ratchet.
+func (d *dmarcRecord) percentage(t taglist.Tag, bad func(code, fix, format string, args ...any)) {
+	const code, gone = "dmarc_removed_tag", "The tag pct=%s is no longer part of DMARC and is ignored"
+	pct := d.partly()
+	if pct < 0 {
+		bad(code, "Take it out; it changes nothing.", gone+".", clip(t.Value, 20))
+		return
+	}
+	_, has := d.list.Get("t")
+	switch {
+	case pct == 0 && !has:
+		bad(code, "Publish this: t=y has the others apply less, too. Both go when mail is ready for it, which is the next step.", gone+": older receivers apply the policy to no mail, and all others to every mail.", clip(t.Value, 20))
+		return
+	case pct == 0:
+		bad(code, "Leave it for now. It goes when mail is ready for it, which is the next step.", gone+", except by older receivers: those apply the policy to no mail.", clip(t.Value, 20))
+	default:
+		bad(code, "Leave it for now. It goes when mail is ready for it, which is the next step.", gone+", except by older receivers: those apply the policy to %d %% of the mail, and all others to every mail.", clip(t.Value, 20), pct)
+	}
+	d.problems[len(d.problems)-1].stays = true
+}
+
+// partly is the percentage of pct where older receivers do less because of it,
+// else -1.
+func (d *dmarcRecord) partly() int {
+	f := d.force()
+	n, err := strconv.Atoi(d.list.Value("pct"))
+	if err != nil || n < 0 || n > 99 || f == nil || f.own+f.sub == 0 {
+		return -1
+	}
+	return n
+}
+
+// without is a record without a tag.
+func without(text, key string) string {
+	var out []string
+	for _, t := range taglist.Parse(text, true).Tags {
+		if t.Key != key {
+			out = append(out, t.Name+"="+t.Value)
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 func (d *dmarcRecord) tag(t taglist.Tag, bad func(code, fix, format string, args ...any)) {
@@ -172,7 +224,8 @@ func (d *dmarcRecord) tag(t taglist.Tag, bad func(code, fix, format string, args
 		d.rua = uris(t, bad)
 	case "ruf":
 		d.ruf = uris(t, bad)
-	case "pct", "rf", "ri":
+	case "pct": // see percentage
+	case "rf", "ri":
 		bad("dmarc_removed_tag", "Take it out; it changes nothing.", "The tag %s=%s is no longer part of DMARC and is ignored.", t.Key, clip(t.Value, 20))
 	default:
 		bad("dmarc_unknown_tag", "Take it out, or correct its name.", "The DMARC record has the unknown tag %q, which is ignored.", clip(t.Key, 30))
@@ -286,7 +339,7 @@ func (d *dmarcRecord) mended(reports string) string { return d.mend(reports, d.f
 // what receivers do today, which the record must not pass: a correction is
 // made at once, and a stricter policy only when mail is ready for it.
 func (d *dmarcRecord) mend(reports string, most *dmarcForce) dmarcMend {
-	if now := d.force(); len(d.problems) == 0 && len(d.rua) > 0 && now != nil && most != nil && now.within(*most) {
+	if now := d.force(); !slices.ContainsFunc(d.problems, func(p dmarcProblem) bool { return !p.stays }) && len(d.rua) > 0 && now != nil && most != nil && now.within(*most) {
 		return dmarcMend{text: d.text}
 	}
 	if !d.again {
@@ -321,6 +374,10 @@ func (d *dmarcRecord) mend(reports string, most *dmarcForce) dmarcMend {
 		case "fo":
 			options := slices.DeleteFunc(splitList(value), func(o string) bool { return !slices.Contains(dmarcFailureOptions, o) })
 			value = strings.Join(options, ":")
+		case "pct":
+			if n := d.partly(); n < 0 || most == nil || most.own+most.sub == 0 {
+				value = ""
+			}
 		default:
 			drop := !slices.Contains(dmarcValues[t.Key], value)
 			switch {
@@ -339,6 +396,9 @@ func (d *dmarcRecord) mend(reports string, most *dmarcForce) dmarcMend {
 	}
 	if !seen["rua"] {
 		add("rua", "mailto:"+reports)
+	}
+	if d.partly() == 0 && most != nil && most.own+most.sub > 0 && !seen["t"] {
+		add("t", "y")
 	}
 	for _, key := range []string{"sp", "np"} {
 		if !seen[key] {
