@@ -90,7 +90,7 @@ func (k *checker) align() {
 		a.SPF.Reason = "the envelope sender is at " + st.Host + ", and SPF passes through its alias"
 	}
 	k.alignUnknown = len(r.DKIM) == 0 || unknown || spfUnknown
-	if (unknown || spfUnknown) && r.DMARC.State == "ok" && k.orgUnasked != nil {
+	if (unknown || spfUnknown) && r.DMARC.State == "ok" && !r.DMARC.Inherited && k.orgUnasked != nil { // else it has been said
 		k.unasked("dmarc_unasked", "a DMARC record further up, which would tell what belongs to "+k.domain, *k.orgUnasked)
 	}
 	k.judgeReturnPath(a.DKIM.Aligned || unknown || len(r.DKIM) == 0)

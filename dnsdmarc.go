@@ -139,9 +139,12 @@ func (k *checker) checkDMARC(ctx context.Context) {
 	meant := k.dmarcTexts(ctx, &rep, own, policy)
 	switch {
 	case len(own.texts) > 1:
-		rep.State = "broken"
-		k.dmarcMultiple(&rep, own)
-		return
+		meant = true
+		k.dmarcMultiple(&rep, own, policy)
+		if policy == nil {
+			rep.State = "broken"
+			return
+		}
 	case len(own.texts) == 1 && own.rec == nil:
 		rep.State, rep.Host, rep.Record = "broken", "_dmarc."+own.name, own.texts[0]
 		k.dmarcProblems(&rep, own, parseDMARC(own.texts[0]))
@@ -163,7 +166,14 @@ func (k *checker) checkDMARC(ctx context.Context) {
 	}
 	rep.State, rep.Host, rep.Record = "ok", "_dmarc."+policy.name, policy.rec.text
 	rep.Inherited = policy.name != k.domain
-	k.dmarcPolicy(ctx, &rep, policy)
+	if rep.Inherited && !known {
+		k.unasked("dmarc_unasked", "a DMARC record further up, which may count in place of that of "+policy.name, *k.orgUnasked)
+	}
+	next := rep.Next
+	k.dmarcPolicy(ctx, &rep, policy, meant)
+	if next != nil { // towards what the domain's own text asks for
+		rep.Next = next
+	}
 }
 
 // policyNode: the domain's own record, else that of the organisational
@@ -208,6 +218,8 @@ func (k *checker) dmarcTexts(ctx context.Context, rep *DMARCReport, own dmarcNod
 			}
 			var most *dmarcForce
 			if policy != nil {
+				f.Level = DomainWarn
+				f.Summary += " That of " + policy.name + " applies in its place."
 				most = policy.rec.forceBelow(k.exists(ctx))
 			}
 			m := mendDMARC(t, k.DMARCReports, most)
@@ -228,7 +240,7 @@ func (k *checker) dmarcTexts(ctx context.Context, rep *DMARCReport, own dmarcNod
 }
 
 // dmarcMultiple proposes one record in place of several.
-func (k *checker) dmarcMultiple(rep *DMARCReport, own dmarcNode) {
+func (k *checker) dmarcMultiple(rep *DMARCReport, own dmarcNode, policy *dmarcNode) {
 	var best *dmarcRecord
 	for _, t := range own.texts {
 		d := parseDMARC(t)
@@ -238,10 +250,14 @@ func (k *checker) dmarcMultiple(rep *DMARCReport, own dmarcNode) {
 	}
 	m := best.mend(k.DMARCReports, nil)
 	k.stepAfter(rep, m)
+	summary := fmt.Sprintf("There are %d DMARC records at _dmarc.%s; receivers then use none of them.", len(own.texts), k.domain)
+	fix := "Delete them all and publish the one below. Its policy is p=none, because that is what receivers do now; the steps to a stricter one come after."
+	if policy != nil {
+		summary += " Those of today apply that of " + policy.name + " instead, and older ones nothing."
+		fix = "Delete them all. Where that of " + policy.name + " is to apply, publish nothing in their place; else publish the one below. Its policy is p=none, because that is what older receivers do now; the steps to a stricter one come after."
+	}
 	k.add("dmarc_multiple", DomainFinding{
-		Name: own.reply.name, Type: "TXT", Found: own.texts,
-		Summary: fmt.Sprintf("There are %d DMARC records at _dmarc.%s; receivers then use none of them.", len(own.texts), k.domain),
-		Fix:     "Delete them all and publish the one below. Its policy is p=none, because that is what receivers do now; the steps to a stricter one come after." + m.tail(),
+		Name: own.reply.name, Type: "TXT", Found: own.texts, Summary: summary, Fix: fix + m.tail(),
 		Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, m.text, own.texts...)},
 	})
 }
@@ -321,7 +337,9 @@ func (k *checker) dmarcProblems(rep *DMARCReport, n dmarcNode, d *dmarcRecord) {
 	}
 }
 
-func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNode) {
+// dmarcPolicy judges the record that applies. meant is true when the domain has
+// one of its own that does not.
+func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNode, meant bool) {
 	d := n.rec
 	suffix := d.psd == "y" && n.name != k.domain
 	if !suffix { // the registry's record is not the reader's to mend
@@ -336,7 +354,14 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 	}
 	if rep.Inherited {
 		rep.Policy = d.forSubdomain(k.exists(ctx))
-		add("dmarc_inherited", fmt.Sprintf("%s has no DMARC record of its own; that of %s applies, with the policy %s.", k.domain, n.name, rep.Policy), "")
+		which := ""
+		if meant {
+			which = " that counts"
+		}
+		add("dmarc_inherited", fmt.Sprintf("%s has no DMARC record of its own%s; that of %s applies, with the policy %s.", k.domain, which, n.name, rep.Policy), "")
+	}
+	if suffix && meant {
+		return
 	}
 	if suffix {
 		k.add("dmarc_suffix", DomainFinding{

@@ -313,3 +313,79 @@ func TestDMARCPercentage(t *testing.T) {
 		}
 	}
 }
+
+// What a name of the walk that did not answer may have said is not known, so a
+// policy from further up is told with that reservation, once.
+func TestDMARCWalkUnanswered(t *testing.T) {
+	t.Parallel()
+	const domain = "a.b.acme.test"
+	for _, tt := range []struct {
+		silent, own string
+		want        int
+	}{
+		{"", "", 0},
+		{"_dmarc.b.acme.test", "", 1},
+		{"_dmarc.test", "", 1},
+		{"_dmarc.b.acme.test", `_dmarc.a.b.acme.test TXT "v=DMARC1; p=reject; rua=mailto:d@acme.test"`, 0},
+	} {
+		s := dnstest.Start(t, zone(testSelector+`._domainkey.a.b.acme.test TXT "`+testKey+`"`, "pm-bounces.a.b.acme.test CNAME pm.mtasv.net", "a.b.acme.test MX 10 mail.acme.test")+"\n"+tt.own)
+		if tt.silent != "" {
+			s.Fail(tt.silent, "TXT", dnstest.Fault{RCode: 2})
+		}
+		for _, key := range []string{testSelector, testSelector + "._domainkey.acme.test"} {
+			r, err := CheckDomain(t.Context(), domain, DomainCheck{DKIMSelector: key, Resolver: testClient(t, s), CacheOnly: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := 0
+			for _, f := range r.Findings {
+				if f.Code == "dmarc_unasked" {
+					got++
+				}
+			}
+			want := tt.want
+			if tt.own != "" && key != testSelector {
+				want = 1 // the key is that of a name above
+			}
+			if got != want || r.DMARC.State != "ok" || want > 0 && r.Level != DomainUnknown {
+				t.Errorf("%+v, %s: %s, %v", tt, key, r.DMARC.State, codes(r))
+			}
+		}
+	}
+}
+
+// A subdomain whose own record does not count has the policy from above, and
+// the report says so.
+func TestDMARCBelowASoundRecord(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		texts []string
+		want  string
+		ready bool
+	}{
+		{"two records", []string{"v=DMARC1; p=none", "v=DMARC1; p=reject"}, "fail dmarc_multiple", false},
+		{"nearly a record", []string{"v=dmarc1; p=none"}, "warn dmarc_near_miss", true},
+	} {
+		lines := []string{testSelector + `._domainkey.news.acme.test TXT "` + testKey + `"`, "news.acme.test MX 10 mail.acme.test"}
+		for _, text := range tt.texts {
+			lines = append(lines, `_dmarc.news.acme.test TXT "`+text+`"`)
+		}
+		s := dnstest.Start(t, zone(lines...))
+		r, err := CheckDomain(t.Context(), "news.acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		level, code, _ := strings.Cut(tt.want, " ")
+		f := finding(t, r, code)
+		if d := r.DMARC; d.State != "ok" || !d.Inherited || d.Policy != "reject" || r.Ready != tt.ready || string(f.Level) != level {
+			t.Errorf("%s: ready %v, %+v, %v", tt.name, r.Ready, d, codes(r))
+		}
+		if !strings.Contains(f.Summary, "that of acme.test") && !strings.Contains(f.Summary, "That of acme.test") {
+			t.Errorf("%s: %s", tt.name, f.Summary)
+		}
+		if !strings.Contains(finding(t, r, "dmarc_inherited").Summary, "of its own that counts") {
+			t.Errorf("%s: %s", tt.name, finding(t, r, "dmarc_inherited").Summary)
+		}
+	}
+}

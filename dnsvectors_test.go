@@ -111,6 +111,7 @@ var dmarcVectors = []dmarcVector{
 	{"subdomain that is there takes no np", "news.acme.test", d("v=DMARC1; p=none; sp=quarantine; np=reject; rua=mailto:d@acme.test")},
 	{"subdomain with its own", "news.acme.test", []string{"_dmarc.acme.test v=DMARC1; p=reject; rua=mailto:d@acme.test", "_dmarc.news.acme.test v=DMARC1; p=none; rua=mailto:d@acme.test"}},
 	{"two records at the subdomain, one above", "news.acme.test", []string{"_dmarc.acme.test v=DMARC1; p=reject; rua=mailto:d@acme.test", "_dmarc.news.acme.test v=DMARC1; p=none", "_dmarc.news.acme.test v=DMARC1; p=reject"}},
+	{"two records, one of a public suffix above", "", []string{"_dmarc.test v=DMARC1; p=reject; psd=y; rua=mailto:d@test.test", "_dmarc.acme.test v=DMARC1; p=none", "_dmarc.acme.test v=DMARC1; p=reject"}},
 	{"walk stops at psd=n", "a.b.acme.test", []string{"_dmarc.b.acme.test v=DMARC1; p=reject; psd=n; rua=mailto:d@b.acme.test", "_dmarc.acme.test v=DMARC1; p=none; rua=mailto:d@acme.test"}},
 	{"walk ends below psd=y", "a.acme.test", []string{"_dmarc.test v=DMARC1; p=reject; psd=y; rua=mailto:d@acme.test", "_dmarc.acme.test v=DMARC1; p=quarantine; rua=mailto:d@acme.test"}},
 	{"only the public suffix has one", "acme.test", []string{"_dmarc.test v=DMARC1; p=reject; psd=y; rua=mailto:d@test.test"}},
