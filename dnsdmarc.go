@@ -287,8 +287,8 @@ func (k *checker) dmarcMissing(ctx context.Context, rep *DMARCReport) {
 		k.stepAfter(rep, m)
 		k.add("dmarc_at_apex", DomainFinding{
 			Name: k.domain, Type: "TXT", Found: []string{t},
-			Summary: "The DMARC record stands at " + k.domain + " instead of _dmarc." + k.domain + ", where nobody looks for it.",
-			Fix:     "Move it: the host in the DNS panel is _dmarc." + m.tail(),
+			Summary: "The DMARC record stands at " + k.domain + " instead of _dmarc." + k.domain + ", where nobody looks for it; delete it there.",
+			Fix:     "Publish the record below, with _dmarc as the host in the DNS panel, and delete the old one at " + k.domain + "." + m.tail(),
 			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, m.text)},
 		})
 		return
@@ -300,8 +300,8 @@ func (k *checker) dmarcMissing(ctx context.Context, rep *DMARCReport) {
 		k.stepAfter(rep, m)
 		k.add("dmarc_doubled_host", DomainFinding{
 			Name: doubled, Type: "TXT", Found: r.show(),
-			Summary: "The DMARC record was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time.",
-			Fix:     "In the panel, enter _dmarc as the host, without the domain." + m.tail(),
+			Summary: "The DMARC record was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time. Delete it there.",
+			Fix:     "In the panel, enter _dmarc as the host of the record below, without the domain, and delete the old one." + m.tail(),
 			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, m.text)},
 		})
 		return
@@ -333,7 +333,11 @@ func (k *checker) dmarcProblems(rep *DMARCReport, n dmarcNode, d *dmarcRecord) {
 		if findingCatalogue[p.code].level == DomainFail || p.code == "dmarc_no_policy" {
 			fix += m.tail()
 		}
-		k.add(p.code, DomainFinding{Name: n.reply.name, Type: "TXT", Found: found, Summary: p.text, Fix: fix, Publish: publish})
+		f := DomainFinding{Name: n.reply.name, Type: "TXT", Found: found, Summary: p.text, Fix: fix, Publish: publish}
+		if p.code == "dmarc_near_miss" { // it is one, for those who go by the rules
+			f.Level, f.Optional = DomainWarn, d.force() != nil && *d.force() != dmarcForce{}
+		}
+		k.add(p.code, f)
 	}
 }
 
@@ -515,6 +519,14 @@ func (k *checker) reportHost(ctx context.Context, rep *DMARCReport, n *dmarcNode
 		}
 	}
 	mx := k.ask.ask(ctx, host, "MX")
+	if mx.state == dnsFound && slices.Equal(mx.show(), []string{""}) {
+		k.add("dmarc_report_no_mx", DomainFinding{
+			Name: host, Type: "MX", Found: []string{"."},
+			Summary: "Reports are to go to " + host + ", which says that it takes no mail at all (a null MX, RFC 7505).",
+			Fix:     "Use an address that can receive mail.",
+		})
+		return
+	}
 	if !mx.absent() {
 		return
 	}

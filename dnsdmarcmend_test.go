@@ -1,6 +1,7 @@
 package fluxly
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -386,6 +387,58 @@ func TestDMARCBelowASoundRecord(t *testing.T) {
 		}
 		if !strings.Contains(finding(t, r, "dmarc_inherited").Summary, "of its own that counts") {
 			t.Errorf("%s: %s", tt.name, finding(t, r, "dmarc_inherited").Summary)
+		}
+	}
+}
+
+// The rules allow a capital V, so the record is one; that some receivers do not
+// read it is a warning.
+func TestDMARCCapitalVersion(t *testing.T) {
+	t.Parallel()
+	for record, optional := range map[string]bool{"V=DMARC1; p=reject; rua=mailto:dmarc@acme.test": true, "V=DMARC1; p=none; rua=mailto:dmarc@acme.test": false} {
+		r := checkZoneText(t, zone(`_dmarc.acme.test TXT "`+record+`"`), DomainCheck{})
+		f := finding(t, r, "dmarc_near_miss")
+		if r.DMARC.State != "ok" || !r.Ready || f.Level != DomainWarn || f.Optional != optional || len(f.Publish) != 1 || f.Publish[0].Value != "v"+record[1:] {
+			t.Errorf("%s: %s, ready %v, %+v", record, r.DMARC.State, r.Ready, f)
+		}
+	}
+}
+
+// Of a record at a wrong name the reader is told where it is to be deleted, in
+// the text and in the zone file.
+func TestDMARCWrongNameIsDeleted(t *testing.T) {
+	t.Parallel()
+	for code, line := range map[string]string{
+		"dmarc_at_apex":      `acme.test TXT "v=DMARC1; p=none; rua=mailto:d@acme.test"`,
+		"dmarc_doubled_host": `_dmarc.acme.test.acme.test TXT "v=DMARC1; p=none; rua=mailto:d@acme.test"`,
+	} {
+		r := checkZoneText(t, zone("-_dmarc.acme.test TXT", line), DomainCheck{})
+		if f := finding(t, r, code); !strings.Contains(f.Fix, "delete the old one") || !strings.Contains(strings.ToLower(r.Zone()), "delete it there. ("+code+")") {
+			t.Errorf("%s: %s\n%s", code, f.Fix, r.Zone())
+		}
+	}
+}
+
+// The address for reports stands in records, which are ASCII.
+func TestDMARCReportsInASCII(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone("-_dmarc.acme.test TXT"))
+	check := func(address string) (*DomainReport, error) {
+		return CheckDomain(t.Context(), "acme.test", DomainCheck{DMARCReports: address, Resolver: testClient(t, s), CacheOnly: true, Profiles: []DomainProfile{TLSRPT}})
+	}
+	r, err := check("Dmarc@B\u00fccher.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range []string{"dmarc_missing", "tlsrpt_missing"} {
+		if v := finding(t, r, code).Publish[0].Value; !strings.Contains(v, "rua=mailto:Dmarc@xn--bcher-kva.test") {
+			t.Errorf("%s: %q", code, v)
+		}
+	}
+	for _, address := range []string{"dm\u00e4rc@acme.test", "d?x@acme.test", "d:x@acme.test", "d\\x@acme.test", "@acme.test", "acme.test", "d@e@acme.test"} {
+		var f *FieldError
+		if _, err := check(address); !errors.As(err, &f) || f.Field != "DMARCReports" {
+			t.Errorf("%q: %v", address, err)
 		}
 	}
 }

@@ -32,13 +32,13 @@ type dmarcRecord struct {
 	pPos, pWidth int // where the value of p stands; width 0 when there is none
 }
 
-// isDMARC is the version test: "v" first, then exactly DMARC1 (RFC 9989
-// section 4.7). No blank may stand before it.
+// isDMARC is the version test: "v" first, in either case, then exactly DMARC1
+// (RFC 9989 section 4.7). No blank may stand before it.
 func isDMARC(s string) bool {
-	rest, ok := strings.CutPrefix(s, "v")
-	if !ok {
+	if s == "" || s[0]|0x20 != 'v' {
 		return false
 	}
+	rest, ok := s[1:], false
 	rest, ok = strings.CutPrefix(strings.TrimLeft(rest, " \t"), "=")
 	if !ok {
 		return false
@@ -103,6 +103,9 @@ func parseDMARC(text string) *dmarcRecord {
 		default:
 			bad("dmarc_syntax", "Write the record as tag=value pairs with semicolons between them.", "The DMARC record cannot be read at byte %d: %s.", f.Pos, f.Text)
 		}
+	}
+	if text[:min(1, len(text))] == "V" {
+		bad("dmarc_near_miss", "Write the v small. A receiver that does not read the record today applies its policy from then on.", "The DMARC record begins with V=DMARC1. The rules allow for the capital, but some receivers read only v=DMARC1.")
 	}
 	for _, t := range d.list.Tags {
 		d.tag(t, bad)
@@ -250,6 +253,7 @@ func uris(t taglist.Tag, bad func(code, fix, format string, args ...any)) (out [
 			bad("dmarc_size_limit", "Take out everything from the exclamation mark on.", "The report address %q in %s carries a size limit, which is no longer part of DMARC.", clip(u, 60), t.Key)
 			addr = at
 		}
+		addr, _, _ = strings.Cut(addr, "?") // fields of the mail (RFC 6068 section 2)
 		if local, host, ok := strings.Cut(addr, "@"); !ok || local == "" || host == "" {
 			bad("dmarc_report_uri", "Write it as mailto:you@example.com.", "The report address %q in %s is not a mail address.", clip(u, 60), t.Key)
 			continue
@@ -479,19 +483,29 @@ func mendURIs(list string) (out []string) {
 		if len(u) > 7 && strings.EqualFold(u[:7], "mailto:") {
 			u = u[7:]
 		}
+		u, fields, has := strings.Cut(u, "?")
 		local, host, ok := strings.Cut(u, "@")
 		name, err := domainName("rua", host)
-		if !ok || err != nil || local == "" || strings.ContainsFunc(local, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`;:"\<>()[]`, c) }) {
+		if !ok || err != nil || !plainLocal(local) {
 			continue
 		}
 		if !strings.EqualFold(name, host) { // IDN
 			u = local + "@" + name
+		}
+		if has && plainLocal(strings.ReplaceAll(fields, ":", "")) {
+			u += "?" + fields
 		}
 		if out = append(out, "mailto:"+u); len(out) == 2 {
 			break
 		}
 	}
 	return out
+}
+
+// plainLocal reports whether what stands before the @ of an address can stand in
+// a record as it is.
+func plainLocal(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`,;:!?"\<>()[]`, c) })
 }
 
 // withPolicy is the record with another p, every other byte kept.

@@ -36,6 +36,8 @@ var dmarcVectors = []dmarcVector{
 	{"tag name in capitals", "", d("v=DMARC1; P=reject; RUA=mailto:d@acme.test")},
 	{"modes in capitals", "", d("v=DMARC1; p=reject; ADKIM=S; aspf=R; rua=mailto:d@acme.test")},
 	{"version in small letters", "", d("v=dmarc1; p=none")},
+	{"v as a capital", "", d("V=DMARC1; p=reject; rua=mailto:d@acme.test")},
+	{"v as a capital, no reports", "", d("V=DMARC1; p=none")},
 	{"version not first", "", d("p=none; v=DMARC1")},
 	{"no version", "", d("p=none; rua=mailto:d@acme.test")},
 	{"version 2", "", d("v=DMARC2; p=none")},
@@ -71,6 +73,8 @@ var dmarcVectors = []dmarcVector{
 	{"old percentage and no reports", "", d("v=DMARC1; p=quarantine; pct=25")},
 	{"old rf and ri", "", d("v=DMARC1; p=reject; rf=afrf; ri=3600; rua=mailto:d@acme.test")},
 	{"size limit", "", d("v=DMARC1; p=reject; rua=mailto:d@acme.test!10m")},
+	{"report with a subject", "", d("v=DMARC1; p=reject; rua=mailto:d@acme.test?subject=x")},
+	{"report with a subject and a fault", "", d("v=DMARC1; p=reject; rua=mailto:d@acme.test?subject=x!10m")},
 	{"report without scheme", "", d("v=DMARC1; p=reject; rua=d@acme.test")},
 	{"report by web", "", d("v=DMARC1; p=reject; rua=https://acme.test/dmarc")},
 	{"report without host", "", d("v=DMARC1; p=reject; rua=mailto:d")},
@@ -104,6 +108,7 @@ var dmarcVectors = []dmarcVector{
 	{"outside reports, agreed for all", "", []string{"_dmarc.acme.test v=DMARC1; p=reject; rua=mailto:d@reports.test", "*._report._dmarc.reports.test v=DMARC1;"}},
 	{"outside reports, not agreed", "", []string{"_dmarc.acme.test v=DMARC1; p=reject; rua=mailto:d@reports.test"}},
 	{"outside reports, host without mail", "", []string{"_dmarc.acme.test v=DMARC1; p=reject; rua=mailto:d@nomail.test", "acme.test._report._dmarc.nomail.test v=DMARC1"}},
+	{"reports to a host with a null MX", "", []string{"_dmarc.acme.test v=DMARC1; p=reject; rua=mailto:d@null.acme.test"}},
 	{"reports to a subdomain", "", d("v=DMARC1; p=reject; rua=mailto:d@in.acme.test")},
 	{"subdomain inherits", "news.acme.test", d("v=DMARC1; p=reject; rua=mailto:d@acme.test")},
 	{"subdomain inherits sp", "news.acme.test", d("v=DMARC1; p=reject; sp=quarantine; rua=mailto:d@acme.test")},
@@ -128,7 +133,7 @@ func TestDMARCVectors(t *testing.T) {
 		if domain == "" {
 			domain = "acme.test"
 		}
-		zoneText := "acme.test MX 10 mail.acme.test\nin.acme.test MX 10 mail.acme.test\nb.acme.test MX 10 mail.acme.test\nnews.acme.test A 192.0.2.1\nreports.test MX 10 mx.reports.test\n"
+		zoneText := "acme.test MX 10 mail.acme.test\nin.acme.test MX 10 mail.acme.test\nb.acme.test MX 10 mail.acme.test\nnews.acme.test A 192.0.2.1\nreports.test MX 10 mx.reports.test\nnull.acme.test MX 0 .\n"
 		fmt.Fprintf(&out, "== %s (%s)\n", v.name, domain)
 		for _, r := range v.records {
 			name, text, _ := strings.Cut(r, " ")
