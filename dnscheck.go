@@ -227,6 +227,7 @@ type checker struct {
 
 	alignUnknown bool      // whether DKIM and SPF align could not be told of both
 	orgUnasked   *dnsReply // why the organisational domain is not known
+	apart        map[string]dmarcApart
 
 	late  map[string]bool   // servers that are not waited for any more
 	sayer map[string]string // names about which servers disagree: whose answer was taken

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
 )
 
 // DMARCReport is the policy that receivers find for the domain (RFC 9989).
@@ -127,6 +129,7 @@ func (k *checker) checkDMARC(ctx context.Context) {
 	if i := slices.IndexFunc(nodes, func(n dmarcNode) bool { return n.reply.state == dnsFailed }); !known && i >= 0 {
 		k.orgUnasked = &nodes[i].reply
 	}
+	k.apart = k.separate(ctx, nodes)
 	own := nodes[0]
 	if own.reply.state == dnsFailed {
 		k.unasked("dmarc_unasked", "the DMARC record", own.reply)
@@ -174,6 +177,54 @@ func (k *checker) checkDMARC(ctx context.Context) {
 	if next != nil { // towards what the domain's own text asks for
 		rep.Next = next
 	}
+}
+
+// dmarcApart says of a name that mail is signed for, or bounces to, whether it is
+// an organisation of its own.
+type dmarcApart struct {
+	is      bool
+	unasked *dnsReply // why that is not known
+}
+
+// separate walks up from the names of the signature and of the Return-Path (RFC
+// 9989 section 4.10.2) until it meets the walk from the domain. A psd=n or psd=y
+// on the way makes them an organisation of their own. The usual Return-Path is
+// an alias with nothing below it and is not asked about.
+func (k *checker) separate(ctx context.Context, nodes []dmarcNode) map[string]dmarcApart {
+	names := []string{k.ReturnPath}
+	targets, _ := k.dkimTargets()
+	for _, t := range targets {
+		names = append(names, t.domain)
+	}
+	walked := func(name string) bool {
+		return slices.ContainsFunc(nodes, func(n dmarcNode) bool { return n.name == name })
+	}
+	out := map[string]dmarcApart{}
+	for _, name := range names {
+		if _, done := out[name]; done || name == "pm-bounces."+k.domain || walked(name) || !k.nearby(dnsmsg.Canonical(name)) {
+			continue
+		}
+		out[name] = dmarcApart{}
+		for _, up := range walkNames(name) {
+			if walked(up) {
+				break
+			}
+			r := k.ask.ask(ctx, "_dmarc."+up, "TXT")
+			if r.state == dnsFailed {
+				out[name] = dmarcApart{unasked: &r}
+				break
+			}
+			texts := slices.DeleteFunc(r.texts(), func(s string) bool { return !isDMARC(s) })
+			if len(texts) != 1 {
+				continue
+			}
+			if d := parseDMARC(texts[0]); d.usable && d.psd != "u" {
+				out[name] = dmarcApart{is: true}
+				break
+			}
+		}
+	}
+	return out
 }
 
 // policyNode: the domain's own record, else that of the organisational
