@@ -377,14 +377,14 @@ func (k *checker) dmarcProblems(rep *DMARCReport, n dmarcNode, d *dmarcRecord) {
 		k.stepAfter(rep, m)
 	}
 	for _, p := range d.problems {
-		fix, publish := p.fix, publish
+		fix, records := p.fix, publish
 		if p.stays {
-			publish = nil
+			records = nil
 		}
 		if findingCatalogue[p.code].level == DomainFail || p.code == "dmarc_no_policy" {
 			fix += m.tail()
 		}
-		f := DomainFinding{Name: n.reply.name, Type: "TXT", Found: found, Summary: p.text, Fix: fix, Publish: publish}
+		f := DomainFinding{Name: n.reply.name, Type: "TXT", Found: found, Summary: p.text, Fix: fix, Publish: records}
 		if p.code == "dmarc_near_miss" { // it is one, for those who go by the rules
 			f.Level, f.Optional = DomainWarn, d.force() != nil && *d.force() != dmarcForce{}
 		}
@@ -437,7 +437,7 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 		k.add("dmarc_sp_weaker", DomainFinding{
 			Name: n.reply.name, Type: "TXT", Found: found, Optional: true,
 			Summary: fmt.Sprintf("Subdomains are protected less (sp=%s) than the domain itself (p=%s); forgers use any subdomain.", d.sp, d.p),
-			Fix:     "Once " + subdomainsPass + ", publish this. It is one step stricter.",
+			Fix:     "Once " + subdomainsReady + ", publish this. It is one step stricter.",
 			Publish: []DomainRecord{txtRecord(n.reply.name, d.raised("sp", k.DMARCReports), d.text)},
 		})
 	}
@@ -476,7 +476,7 @@ func (k *checker) exists(ctx context.Context) bool {
 	return !mx.absent() || !a.absent()
 }
 
-const subdomainsPass = "two weeks of reports show that all mail from your subdomains passes DMARC too"
+const subdomainsReady = "two weeks of reports show that all mail from your subdomains passes DMARC too"
 
 // nextStep is the ratchet, of which each step takes a policy up by one. It starts from the record as it should be, so that a
 // step taken does not bring a fault back.
@@ -486,22 +486,22 @@ func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	step := func(policy, text string, when ...string) *DMARCStep {
 		return &DMARCStep{Policy: policy, Publish: txtRecord(n.reply.name, text, d.text), When: when}
 	}
-	const passes = "two weeks of reports show that all mail you know of passes DMARC"
+	const mailReady = "two weeks of reports show that all mail you know of passes DMARC"
 	if t, ok := base.list.Get("t"); ok && base.testing {
 		text := base.text[:t.ValuePos] + "n" + base.text[t.ValuePos+len(t.Value):]
 		if base.partly() >= 0 {
 			text = without(text, "pct")
 		}
-		return step(d.p, text, passes)
+		return step(d.p, text, mailReady)
 	}
 	if base.partly() >= 0 {
-		return step(d.p, without(base.text, "pct"), passes)
+		return step(d.p, without(base.text, "pct"), mailReady)
 	}
 	i := slices.Index(dmarcPolicies, d.p)
 	if i == len(dmarcPolicies)-1 {
 		switch {
 		case milder(d.sp, d.p):
-			return step(d.p, d.raised("sp", reports), subdomainsPass)
+			return step(d.p, d.raised("sp", reports), subdomainsReady)
 		case milder(d.np, d.p):
 			return step(d.p, d.raised("np", reports), "two weeks of reports show no mail of yours from names that have neither an address nor an MX record")
 		}
@@ -516,7 +516,7 @@ func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	case "quarantine":
 		s.When = append(s.When,
 			"the DKIM key of every sender of the domain is published and aligns",
-			passes,
+			mailReady,
 			"mailing lists and forwarders that your people write through are known")
 	default:
 		s.When = append(s.When,

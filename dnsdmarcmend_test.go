@@ -31,20 +31,20 @@ func effect(texts ...string) (own, sub, gone int) {
 			tags[key] = strings.ToLower(strings.TrimSpace(value))
 		}
 	}
-	strength := func(v string) int { return slices.Index([]string{"none", "quarantine", "reject"}, v) }
-	own = strength(tags["p"])
+	place := func(v string) int { return slices.Index([]string{"none", "quarantine", "reject"}, v) }
+	own = place(tags["p"])
 	if own < 0 {
 		return 0, 0, 0
 	}
 	sub = own
 	if v, ok := tags["sp"]; ok {
-		if sub = strength(v); sub < 0 {
+		if sub = place(v); sub < 0 {
 			return 0, 0, 0
 		}
 	}
 	gone = sub
 	if v, ok := tags["np"]; ok {
-		if gone = strength(v); gone < 0 {
+		if gone = place(v); gone < 0 {
 			return 0, 0, 0
 		}
 	}

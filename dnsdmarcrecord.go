@@ -483,19 +483,19 @@ func mendURIs(list string) (out []string) {
 		if len(u) > 7 && strings.EqualFold(u[:7], "mailto:") {
 			u = u[7:]
 		}
-		u, fields, has := strings.Cut(u, "?")
-		local, host, ok := strings.Cut(u, "@")
+		addr, fields, has := strings.Cut(u, "?")
+		local, host, ok := strings.Cut(addr, "@")
 		name, err := domainName("rua", host)
 		if !ok || err != nil || !plainLocal(local) {
 			continue
 		}
 		if !strings.EqualFold(name, host) { // IDN
-			u = local + "@" + name
+			addr = local + "@" + name
 		}
 		if has && plainLocal(strings.ReplaceAll(fields, ":", "")) {
-			u += "?" + fields
+			addr += "?" + fields
 		}
-		if out = append(out, "mailto:"+u); len(out) == 2 {
+		if out = append(out, "mailto:"+addr); len(out) == 2 {
 			break
 		}
 	}
