@@ -90,8 +90,13 @@ func (k *checker) align() {
 		a.SPF.Reason = "the envelope sender is at " + st.Host + ", and SPF passes through its alias"
 	}
 	k.alignUnknown = len(r.DKIM) == 0 || unknown || spfUnknown
-	if (unknown || spfUnknown) && r.DMARC.State == "ok" && k.orgUnasked != nil {
+	if (unknown || spfUnknown) && r.DMARC.State == "ok" && !r.DMARC.Inherited && k.orgUnasked != nil { // else it has been said
 		k.unasked("dmarc_unasked", "a DMARC record further up, which would tell what belongs to "+k.domain, *k.orgUnasked)
+	}
+	for i, name := range []string{a.DKIM.Domain, st.Host} {
+		if u := k.apart[name].unasked; u != nil && r.DMARC.State == "ok" && (i == 0 || name != a.DKIM.Domain) {
+			k.unasked("dmarc_unasked", "the DMARC record that would tell whether "+name+" belongs to "+k.domain, *u)
+		}
 	}
 	k.judgeReturnPath(a.DKIM.Aligned || unknown || len(r.DKIM) == 0)
 	switch {
@@ -124,10 +129,13 @@ func signingKey(rs []DKIMReport) *DKIMReport {
 	return nil
 }
 
-// sameOrganization is relaxed alignment. DKIM domain and Return-Path stand
-// above or below the domain in all but odd set-ups, so the organisational
-// domain that the walk from the domain found settles it.
+// sameOrganization is relaxed alignment. The organisational domain that the walk
+// from the domain found settles it, unless the other name is an organisation of
+// its own.
 func (k *checker) sameOrganization(other string) (same, known bool) {
+	if a := k.apart[other]; a.is || a.unasked != nil {
+		return false, a.is
+	}
 	return belongs(k.domain, k.report.DMARC.Organizational, other)
 }
 

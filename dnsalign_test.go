@@ -216,3 +216,59 @@ func TestAlignmentUnknownOrganization(t *testing.T) {
 		})
 	}
 }
+
+// A name between the signature and the domain that says psd=n is an
+// organisation of its own (RFC 9989 section 4.10.2), and mail signed for it does
+// not count for the domain.
+func TestAlignmentOrganizationOfItsOwn(t *testing.T) {
+	t.Parallel()
+	const at = "v=DMARC1; p=none; rua=mailto:dmarc@acme.test; psd="
+	tests := []struct {
+		name, key, returnPath string
+		record                string // a name and its DMARC text
+		silent                string
+		dkim, spf             bool
+		codes                 []string // of DMARC and Alignment, without notes
+	}{
+		{"a plain record below", "mail.acme.test", "", "_dmarc.mail.acme.test " + at + "u", "", true, true, nil},
+		{"psd=n at the signature", "mail.acme.test", "", "_dmarc.mail.acme.test " + at + "n", "", false, true, []string{"warn align_dkim"}},
+		{"psd=n between", "a.mail.acme.test", "", "_dmarc.mail.acme.test " + at + "n", "", false, true, []string{"warn align_dkim"}},
+		{"psd=y between", "a.mail.acme.test", "", "_dmarc.mail.acme.test " + at + "y", "", false, true, []string{"warn align_dkim"}},
+		{"psd=n at the Return-Path", "acme.test", "bounces.acme.test", "_dmarc.bounces.acme.test " + at + "n", "", true, false, nil},
+		{"both", "mail.acme.test", "b.mail.acme.test", "_dmarc.mail.acme.test " + at + "n", "", false, false, []string{"fail align_none"}},
+		{"psd=n at the domain itself", "mail.acme.test", "", "_dmarc.acme.test " + at + "n", "", true, true, nil},
+		{"not answered", "mail.acme.test", "", "", "_dmarc.mail.acme.test", false, true, []string{"unknown dmarc_unasked"}},
+		{"not answered for both", "mail.acme.test", "mail.acme.test", "", "_dmarc.mail.acme.test", false, false, []string{"unknown dmarc_unasked"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			host := testSelector + "._domainkey." + tt.key
+			lines := []string{"-" + testSelector + "._domainkey.acme.test TXT", host + ` TXT "` + testKey + `"`}
+			if tt.returnPath != "" {
+				lines = append(lines, "-pm-bounces.acme.test CNAME", tt.returnPath+" CNAME pm.mtasv.net")
+			}
+			if name, text, ok := strings.Cut(tt.record, " "); ok {
+				lines = append(lines, name+" TXT"+quoted(text))
+			}
+			s := dnstest.Start(t, zone(lines...))
+			if tt.silent != "" {
+				s.Fail(tt.silent, "TXT", dnstest.Fault{RCode: 2})
+			}
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: host, ReturnPath: tt.returnPath, Resolver: testClient(t, s), CacheOnly: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, f := range r.Findings {
+				if (f.Area == "DMARC" || f.Area == "Alignment") && f.Level != DomainInfo {
+					got = append(got, string(f.Level)+" "+f.Code)
+				}
+			}
+			a := r.Alignment
+			if d := cmp.Diff(tt.codes, got); d != "" || a.DKIM.Aligned != tt.dkim || a.SPF.Aligned != tt.spf || r.Ready != tt.dkim {
+				t.Errorf("ready %v, %+v (-want +got):\n%s", r.Ready, a, d)
+			}
+		})
+	}
+}

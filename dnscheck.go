@@ -69,7 +69,8 @@ type DomainCheck struct {
 	// [SPFReport].
 	SPFInclude string
 	// DMARCReports is the address for aggregate reports in a proposed DMARC
-	// record. Default "dmarc@" and the domain.
+	// record. Default "dmarc@" and the domain. Its host may be an IDN; what
+	// stands before the @ is ASCII, as records are.
 	DMARCReports string
 	// Addresses are evaluated against the domain's SPF record, as a receiver
 	// would for an envelope sender at the domain itself.
@@ -226,6 +227,7 @@ type checker struct {
 
 	alignUnknown bool      // whether DKIM and SPF align could not be told of both
 	orgUnasked   *dnsReply // why the organisational domain is not known
+	apart        map[string]dmarcApart
 
 	late  map[string]bool   // servers that are not waited for any more
 	sayer map[string]string // names about which servers disagree: whose answer was taken
@@ -256,11 +258,14 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	if k.DMARCReports == "" {
 		k.DMARCReports = "dmarc@" + name
 	}
-	if local, host, ok := strings.Cut(k.DMARCReports, "@"); !ok || local == "" || strings.ContainsAny(k.DMARCReports, " ,;!<>\"\r\n\t") {
-		return nil, fieldErrorf("DMARCReports", k.DMARCReports, "not a plain mail address such as dmarc@%s", name)
-	} else if _, err := domainName("DMARCReports", host); err != nil {
+	local, host, ok := strings.Cut(k.DMARCReports, "@")
+	if !ok || !plainLocal(local) || strings.ContainsAny(k.DMARCReports, " ,;!<>\"\r\n\t") {
+		return nil, fieldErrorf("DMARCReports", k.DMARCReports, "not a plain mail address in ASCII such as dmarc@%s", name)
+	}
+	if host, err = domainName("DMARCReports", host); err != nil {
 		return nil, err
 	}
+	k.DMARCReports = local + "@" + host // records are ASCII
 	if err := k.dkimSettings(); err != nil {
 		return nil, err
 	}

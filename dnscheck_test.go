@@ -215,7 +215,7 @@ func TestCheckDomain(t *testing.T) {
 			}
 		}},
 		{name: "no mail host", zone: zone("-acme.test MX"), want: []string{"info dkim_rsa_1024", "warn dmarc_report_no_mx", "warn mail_no_host"}, ready: true},
-		{name: "null MX", zone: zone("acme.test MX 0 ."), want: []string{"info dkim_rsa_1024", "warn mail_null_mx"}, ready: true},
+		{name: "null MX", zone: zone("acme.test MX 0 ."), want: []string{"info dkim_rsa_1024", "warn dmarc_report_no_mx", "warn mail_null_mx"}, ready: true},
 		{
 			name: "rotation, pending missing", zone: zone(),
 			check: DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMPendingHost: "20260101000000pm._domainkey.acme.test", DKIMPendingTextValue: testKey}},

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
 )
 
 // DMARCReport is the policy that receivers find for the domain (RFC 9989).
@@ -127,6 +129,7 @@ func (k *checker) checkDMARC(ctx context.Context) {
 	if i := slices.IndexFunc(nodes, func(n dmarcNode) bool { return n.reply.state == dnsFailed }); !known && i >= 0 {
 		k.orgUnasked = &nodes[i].reply
 	}
+	k.apart = k.separate(ctx, nodes)
 	own := nodes[0]
 	if own.reply.state == dnsFailed {
 		k.unasked("dmarc_unasked", "the DMARC record", own.reply)
@@ -135,21 +138,19 @@ func (k *checker) checkDMARC(ctx context.Context) {
 	if known {
 		rep.Organizational = org
 	}
-	meant := k.dmarcTexts(own)
 	policy := policyNode(nodes, org)
+	meant := k.dmarcTexts(ctx, &rep, own, policy)
 	switch {
 	case len(own.texts) > 1:
-		rep.State = "broken"
-		k.add("dmarc_multiple", DomainFinding{
-			Name: own.reply.name, Type: "TXT", Found: own.texts,
-			Summary: fmt.Sprintf("There are %d DMARC records at _dmarc.%s; receivers then use none of them.", len(own.texts), k.domain),
-			Fix:     "Delete them all and publish the one below. It has the mildest policy of them; the steps to a stricter one come after.",
-			Publish: []DomainRecord{k.dmarcOfMany(own)},
-		})
-		return
+		meant = true
+		k.dmarcMultiple(&rep, own, policy)
+		if policy == nil {
+			rep.State = "broken"
+			return
+		}
 	case len(own.texts) == 1 && own.rec == nil:
 		rep.State, rep.Host, rep.Record = "broken", "_dmarc."+own.name, own.texts[0]
-		k.dmarcProblems(own, parseDMARC(own.texts[0]))
+		k.dmarcProblems(&rep, own, parseDMARC(own.texts[0]))
 		return
 	case policy == nil:
 		for _, n := range nodes {
@@ -163,12 +164,67 @@ func (k *checker) checkDMARC(ctx context.Context) {
 			rep.State = "broken"
 			return
 		}
-		k.dmarcMissing(ctx)
+		k.dmarcMissing(ctx, &rep)
 		return
 	}
 	rep.State, rep.Host, rep.Record = "ok", "_dmarc."+policy.name, policy.rec.text
 	rep.Inherited = policy.name != k.domain
-	k.dmarcPolicy(ctx, &rep, policy)
+	if rep.Inherited && !known {
+		k.unasked("dmarc_unasked", "a DMARC record further up, which may count in place of that of "+policy.name, *k.orgUnasked)
+	}
+	next := rep.Next
+	k.dmarcPolicy(ctx, &rep, policy, meant)
+	if next != nil { // towards what the domain's own text asks for
+		rep.Next = next
+	}
+}
+
+// dmarcApart says of a name that mail is signed for, or bounces to, whether it is
+// an organisation of its own.
+type dmarcApart struct {
+	is      bool
+	unasked *dnsReply // why that is not known
+}
+
+// separate walks up from the names of the signature and of the Return-Path (RFC
+// 9989 section 4.10.2) until it meets the walk from the domain. A psd=n or psd=y
+// on the way makes them an organisation of their own. The usual Return-Path is
+// an alias with nothing below it and is not asked about.
+func (k *checker) separate(ctx context.Context, nodes []dmarcNode) map[string]dmarcApart {
+	names := []string{k.ReturnPath}
+	targets, _ := k.dkimTargets()
+	for _, t := range targets {
+		names = append(names, t.domain)
+	}
+	walked := func(name string) bool {
+		return slices.ContainsFunc(nodes, func(n dmarcNode) bool { return n.name == name })
+	}
+	out := map[string]dmarcApart{}
+	for _, name := range names {
+		if _, done := out[name]; done || name == "pm-bounces."+k.domain || walked(name) || !k.nearby(dnsmsg.Canonical(name)) {
+			continue
+		}
+		out[name] = dmarcApart{}
+		for _, up := range walkNames(name) {
+			if walked(up) {
+				break
+			}
+			r := k.ask.ask(ctx, "_dmarc."+up, "TXT")
+			if r.state == dnsFailed {
+				out[name] = dmarcApart{unasked: &r}
+				break
+			}
+			texts := slices.DeleteFunc(r.texts(), func(s string) bool { return !isDMARC(s) })
+			if len(texts) != 1 {
+				continue
+			}
+			if d := parseDMARC(texts[0]); d.usable && d.psd != "u" {
+				out[name] = dmarcApart{is: true}
+				break
+			}
+		}
+	}
+	return out
 }
 
 // policyNode: the domain's own record, else that of the organisational
@@ -195,7 +251,7 @@ func policyNode(nodes []dmarcNode, org string) *dmarcNode {
 // dmarcTexts speaks of what stands at _dmarc and is not a DMARC record.
 //
 // It reports whether a record was meant there.
-func (k *checker) dmarcTexts(own dmarcNode) (meant bool) {
+func (k *checker) dmarcTexts(ctx context.Context, rep *DMARCReport, own dmarcNode, policy *dmarcNode) (meant bool) {
 	for _, t := range own.reply.texts() {
 		if isDMARC(t) {
 			continue
@@ -211,7 +267,16 @@ func (k *checker) dmarcTexts(own dmarcNode) (meant bool) {
 				k.add("dmarc_near_miss", f)
 				continue
 			}
-			f.Publish = []DomainRecord{txtRecord("_dmarc."+k.domain, mendDMARC(t, k.DMARCReports), t)}
+			var most *dmarcForce
+			if policy != nil {
+				f.Level = DomainWarn
+				f.Summary += " That of " + policy.name + " applies in its place."
+				most = policy.rec.forceBelow(k.exists(ctx))
+			}
+			m := mendDMARC(t, k.DMARCReports, most)
+			f.Publish = []DomainRecord{txtRecord("_dmarc."+k.domain, m.text, t)}
+			f.Fix += m.tail()
+			k.stepAfter(rep, m)
 			k.add("dmarc_near_miss", f)
 			meant = true
 			continue
@@ -225,41 +290,70 @@ func (k *checker) dmarcTexts(own dmarcNode) (meant bool) {
 	return meant
 }
 
-// dmarcOfMany is the record to publish in place of several.
-func (k *checker) dmarcOfMany(own dmarcNode) DomainRecord {
+// dmarcMultiple proposes one record in place of several.
+func (k *checker) dmarcMultiple(rep *DMARCReport, own dmarcNode, policy *dmarcNode) {
 	var best *dmarcRecord
 	for _, t := range own.texts {
 		d := parseDMARC(t)
-		if best == nil || d.usable && (!best.usable || slices.Index(dmarcPolicies, d.p) < slices.Index(dmarcPolicies, best.p)) {
+		if best == nil || d.usable && (!best.usable || milder(d.p, best.p)) {
 			best = d
 		}
 	}
-	return txtRecord("_dmarc."+k.domain, best.mended(k.DMARCReports), own.texts...)
+	m := best.mend(k.DMARCReports, nil)
+	k.stepAfter(rep, m)
+	summary := fmt.Sprintf("There are %d DMARC records at _dmarc.%s; receivers then use none of them.", len(own.texts), k.domain)
+	fix := "Delete them all and publish the one below. Its policy is p=none, because that is what receivers do now; the steps to a stricter one come after."
+	if policy != nil {
+		summary += " Those of today apply that of " + policy.name + " instead, and older ones nothing."
+		fix = "Delete them all. Where that of " + policy.name + " is to apply, publish nothing in their place; else publish the one below. Its policy is p=none, because that is what older receivers do now; the steps to a stricter one come after."
+	}
+	k.add("dmarc_multiple", DomainFinding{
+		Name: own.reply.name, Type: "TXT", Found: own.texts, Summary: summary, Fix: fix + m.tail(),
+		Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, m.text, own.texts...)},
+	})
+}
+
+// stepAfter names the next step towards a policy that was asked for and that a
+// mended record leaves for later.
+func (k *checker) stepAfter(rep *DMARCReport, m dmarcMend) {
+	if len(m.later) == 0 {
+		return
+	}
+	n := dmarcNode{name: k.domain, reply: dnsReply{name: "_dmarc." + k.domain}, rec: parseDMARC(m.text)}
+	rep.Next = n.nextStep(k.DMARCReports)
+	if rep.Next != nil {
+		rep.Next.When = append([]string{"the DMARC record above has been published"}, rep.Next.When...)
+	}
 }
 
 func (k *checker) dmarcProposal() DomainRecord {
 	return txtRecord("_dmarc."+k.domain, "v=DMARC1; p=none; rua=mailto:"+k.DMARCReports+"; fo=1")
 }
 
-func (k *checker) dmarcMissing(ctx context.Context) {
+func (k *checker) dmarcMissing(ctx context.Context, rep *DMARCReport) {
 	apex := k.look(ctx, k.domain, "TXT")
 	if i := slices.IndexFunc(apex.texts(), isDMARC); i >= 0 {
 		t := apex.texts()[i]
+		m := parseDMARC(t).mend(k.DMARCReports, nil)
+		k.stepAfter(rep, m)
 		k.add("dmarc_at_apex", DomainFinding{
 			Name: k.domain, Type: "TXT", Found: []string{t},
-			Summary: "The DMARC record stands at " + k.domain + " instead of _dmarc." + k.domain + ", where nobody looks for it.",
-			Fix:     "Move it: the host in the DNS panel is _dmarc.",
-			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, parseDMARC(t).mended(k.DMARCReports))},
+			Summary: "The DMARC record stands at " + k.domain + " instead of _dmarc." + k.domain + ", where nobody looks for it; delete it there.",
+			Fix:     "Publish the record below, with _dmarc as the host in the DNS panel, and delete the old one at " + k.domain + "." + m.tail(),
+			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, m.text)},
 		})
 		return
 	}
 	doubled := "_dmarc." + k.domain + "." + k.domain
-	if r := k.ask.ask(ctx, doubled, "TXT"); slices.ContainsFunc(r.texts(), isDMARC) {
+	r := k.ask.ask(ctx, doubled, "TXT")
+	if i := slices.IndexFunc(r.texts(), isDMARC); i >= 0 {
+		m := parseDMARC(r.texts()[i]).mend(k.DMARCReports, nil)
+		k.stepAfter(rep, m)
 		k.add("dmarc_doubled_host", DomainFinding{
 			Name: doubled, Type: "TXT", Found: r.show(),
-			Summary: "The DMARC record was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time.",
-			Fix:     "In the panel, enter _dmarc as the host, without the domain.",
-			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, parseDMARC(r.texts()[slices.IndexFunc(r.texts(), isDMARC)]).mended(k.DMARCReports))},
+			Summary: "The DMARC record was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time. Delete it there.",
+			Fix:     "In the panel, enter _dmarc as the host of the record below, without the domain, and delete the old one." + m.tail(),
+			Publish: []DomainRecord{txtRecord("_dmarc."+k.domain, m.text)},
 		})
 		return
 	}
@@ -272,22 +366,39 @@ func (k *checker) dmarcMissing(ctx context.Context) {
 }
 
 // dmarcProblems files what the parser says.
-func (k *checker) dmarcProblems(n dmarcNode, d *dmarcRecord) {
+func (k *checker) dmarcProblems(rep *DMARCReport, n dmarcNode, d *dmarcRecord) {
 	if len(d.problems) == 0 {
 		return
 	}
 	// Once: there may be thousands of problems in one record.
-	found, publish := []string{d.text}, []DomainRecord{txtRecord(n.reply.name, d.mended(k.DMARCReports), d.text)}
+	m := d.mend(k.DMARCReports, d.force())
+	found, publish := []string{d.text}, []DomainRecord{txtRecord(n.reply.name, m.text, d.text)}
+	if !d.usable {
+		k.stepAfter(rep, m)
+	}
 	for _, p := range d.problems {
-		k.add(p.code, DomainFinding{Name: n.reply.name, Type: "TXT", Found: found, Summary: p.text, Fix: p.fix, Publish: publish})
+		fix, records := p.fix, publish
+		if p.stays {
+			records = nil
+		}
+		if findingCatalogue[p.code].level == DomainFail || p.code == "dmarc_no_policy" {
+			fix += m.tail()
+		}
+		f := DomainFinding{Name: n.reply.name, Type: "TXT", Found: found, Summary: p.text, Fix: fix, Publish: records}
+		if p.code == "dmarc_near_miss" { // it is one, for those who go by the rules
+			f.Level, f.Optional = DomainWarn, d.force() != nil && *d.force() != dmarcForce{}
+		}
+		k.add(p.code, f)
 	}
 }
 
-func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNode) {
+// dmarcPolicy judges the record that applies. meant is true when the domain has
+// one of its own that does not.
+func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNode, meant bool) {
 	d := n.rec
 	suffix := d.psd == "y" && n.name != k.domain
 	if !suffix { // the registry's record is not the reader's to mend
-		k.dmarcProblems(*n, d)
+		k.dmarcProblems(rep, *n, d)
 	}
 	mode := map[string]string{"r": "relaxed", "s": "strict"}
 	rep.DKIMMode, rep.SPFMode, rep.Reports = mode[d.adkim], mode[d.aspf], d.rua
@@ -298,7 +409,14 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 	}
 	if rep.Inherited {
 		rep.Policy = d.forSubdomain(k.exists(ctx))
-		add("dmarc_inherited", fmt.Sprintf("%s has no DMARC record of its own; that of %s applies, with the policy %s.", k.domain, n.name, rep.Policy), "")
+		which := ""
+		if meant {
+			which = " that counts"
+		}
+		add("dmarc_inherited", fmt.Sprintf("%s has no DMARC record of its own%s; that of %s applies, with the policy %s.", k.domain, which, n.name, rep.Policy), "")
+	}
+	if suffix && meant {
+		return
 	}
 	if suffix {
 		k.add("dmarc_suffix", DomainFinding{
@@ -315,19 +433,21 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 			rep.Policy = dmarcPolicies[i-1]
 		}
 	}
-	weaker := func(v string) bool {
-		return v != "" && slices.Index(dmarcPolicies, v) < slices.Index(dmarcPolicies, d.p)
-	}
-	if weaker(d.sp) {
+	if milder(d.sp, d.p) {
 		k.add("dmarc_sp_weaker", DomainFinding{
 			Name: n.reply.name, Type: "TXT", Found: found, Optional: true,
 			Summary: fmt.Sprintf("Subdomains are protected less (sp=%s) than the domain itself (p=%s); forgers use any subdomain.", d.sp, d.p),
-			Fix:     "Once mail from your subdomains passes, publish this; without sp they follow p.",
-			Publish: []DomainRecord{txtRecord(n.reply.name, d.withoutSP(k.DMARCReports), d.text)},
+			Fix:     "Once " + subdomainsReady + ", publish this. It is one step stricter.",
+			Publish: []DomainRecord{txtRecord(n.reply.name, d.raised("sp", k.DMARCReports), d.text)},
 		})
 	}
-	if weaker(d.np) {
-		add("dmarc_np_weaker", fmt.Sprintf("Subdomains that do not exist are protected less (np=%s) than the domain itself (p=%s); no true mail comes from those.", d.np, d.p), "Set np=reject.", txtRecord(n.reply.name, d.mended(k.DMARCReports), d.text))
+	if milder(d.np, d.p) {
+		k.add("dmarc_np_weaker", DomainFinding{
+			Name: n.reply.name, Type: "TXT", Found: found, Optional: true,
+			Summary: fmt.Sprintf("Subdomains that do not exist are protected less (np=%s) than the domain itself (p=%s); forgers use any subdomain.", d.np, d.p),
+			Fix:     "Once the reports show no mail of yours from names that have neither an address nor an MX record, publish this.",
+			Publish: []DomainRecord{txtRecord(n.reply.name, d.raised("np", k.DMARCReports), d.text)},
+		})
 	}
 	if rep.Policy == "none" && !rep.Inherited {
 		add("dmarc_p_none", "The policy is none: receivers report, but let forged mail through.", "Nothing today. The report names the next step, and what must be true before it.")
@@ -356,7 +476,9 @@ func (k *checker) exists(ctx context.Context) bool {
 	return !mx.absent() || !a.absent()
 }
 
-// nextStep is the ratchet. It starts from the record as it should be, so that a
+const subdomainsReady = "two weeks of reports show that all mail from your subdomains passes DMARC too"
+
+// nextStep is the ratchet, of which each step takes a policy up by one. It starts from the record as it should be, so that a
 // step taken does not bring a fault back.
 func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	d := n.rec
@@ -364,14 +486,24 @@ func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	step := func(policy, text string, when ...string) *DMARCStep {
 		return &DMARCStep{Policy: policy, Publish: txtRecord(n.reply.name, text, d.text), When: when}
 	}
-	if t, ok := base.list.Get("t"); ok && d.testing {
+	const mailReady = "two weeks of reports show that all mail you know of passes DMARC"
+	if t, ok := base.list.Get("t"); ok && base.testing {
 		text := base.text[:t.ValuePos] + "n" + base.text[t.ValuePos+len(t.Value):]
-		return step(d.p, text, "two weeks of reports show that all mail you know of passes DMARC")
+		if base.partly() >= 0 {
+			text = without(text, "pct")
+		}
+		return step(d.p, text, mailReady)
+	}
+	if base.partly() >= 0 {
+		return step(d.p, without(base.text, "pct"), mailReady)
 	}
 	i := slices.Index(dmarcPolicies, d.p)
 	if i == len(dmarcPolicies)-1 {
-		if d.sp != "" && d.sp != d.p {
-			return step(d.p, d.withoutSP(reports), "two weeks of reports show that all mail from your subdomains passes DMARC too")
+		switch {
+		case milder(d.sp, d.p):
+			return step(d.p, d.raised("sp", reports), subdomainsReady)
+		case milder(d.np, d.p):
+			return step(d.p, d.raised("np", reports), "two weeks of reports show no mail of yours from names that have neither an address nor an MX record")
 		}
 		return nil
 	}
@@ -384,7 +516,7 @@ func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	case "quarantine":
 		s.When = append(s.When,
 			"the DKIM key of every sender of the domain is published and aligns",
-			"two weeks of reports show that all mail you know of passes DMARC",
+			mailReady,
 			"mailing lists and forwarders that your people write through are known")
 	default:
 		s.When = append(s.When,
@@ -438,6 +570,14 @@ func (k *checker) reportHost(ctx context.Context, rep *DMARCReport, n *dmarcNode
 		}
 	}
 	mx := k.ask.ask(ctx, host, "MX")
+	if mx.state == dnsFound && slices.Equal(mx.show(), []string{""}) {
+		k.add("dmarc_report_no_mx", DomainFinding{
+			Name: host, Type: "MX", Found: []string{"."},
+			Summary: "Reports are to go to " + host + ", which says that it takes no mail at all (a null MX, RFC 7505).",
+			Fix:     "Use an address that can receive mail.",
+		})
+		return
+	}
 	if !mx.absent() {
 		return
 	}

@@ -4,13 +4,17 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/getfluxly/fluxly/internal/taglist"
 )
 
-type dmarcProblem struct{ code, text, fix string }
+type dmarcProblem struct {
+	code, text, fix string
+	stays           bool // a correction leaves it as it is
+}
 
 // dmarcRecord is one parsed record.
 type dmarcRecord struct {
@@ -23,17 +27,18 @@ type dmarcRecord struct {
 	rua, ruf     []string // addresses of mailto: URIs
 	again        bool     // its semicolons have been put in
 	usable       bool     // a receiver applies it
+	asNone       bool     // a receiver takes it as p=none, whatever it says
 	problems     []dmarcProblem
 	pPos, pWidth int // where the value of p stands; width 0 when there is none
 }
 
-// isDMARC is the version test: "v" first, then exactly DMARC1 (RFC 9989
-// section 4.7). No blank may stand before it.
+// isDMARC is the version test: "v" first, in either case, then exactly DMARC1
+// (RFC 9989 section 4.7). No blank may stand before it.
 func isDMARC(s string) bool {
-	rest, ok := strings.CutPrefix(s, "v")
-	if !ok {
+	if s == "" || s[0]|0x20 != 'v' {
 		return false
 	}
+	rest, ok := s[1:], false
 	rest, ok = strings.CutPrefix(strings.TrimLeft(rest, " \t"), "=")
 	if !ok {
 		return false
@@ -86,7 +91,7 @@ var (
 func parseDMARC(text string) *dmarcRecord {
 	d := &dmarcRecord{text: text, list: taglist.Parse(text, true), adkim: "r", aspf: "r", psd: "u", usable: true}
 	bad := func(code, fix, format string, args ...any) {
-		d.problems = append(d.problems, dmarcProblem{code, fmt.Sprintf(format, args...), fix})
+		d.problems = append(d.problems, dmarcProblem{code: code, text: fmt.Sprintf(format, args...), fix: fix})
 	}
 	for _, f := range d.list.Faults {
 		switch f.Kind {
@@ -99,6 +104,9 @@ func parseDMARC(text string) *dmarcRecord {
 			bad("dmarc_syntax", "Write the record as tag=value pairs with semicolons between them.", "The DMARC record cannot be read at byte %d: %s.", f.Pos, f.Text)
 		}
 	}
+	if text[:min(1, len(text))] == "V" {
+		bad("dmarc_near_miss", "Write the v small. A receiver that does not read the record today applies its policy from then on.", "The DMARC record begins with V=DMARC1. The rules allow for the capital, but some receivers read only v=DMARC1.")
+	}
 	for _, t := range d.list.Tags {
 		d.tag(t, bad)
 	}
@@ -107,20 +115,80 @@ func parseDMARC(text string) *dmarcRecord {
 		d.pPos, d.pWidth = p.ValuePos, len(p.Value)
 		d.p = strings.ToLower(p.Value)
 	}
-	if !slices.Contains(dmarcPolicies, d.p) {
-		what := "has no p= tag"
-		if has {
-			what = fmt.Sprintf("has an unknown policy p=%s", clip(p.Value, 20))
-		}
-		d.p = "none"
+	// RFC 9989 section 4.10.1 asks for a valid p, and no invalid sp or np.
+	none := func(fix, format string, args ...any) {
+		what := fmt.Sprintf(format, args...)
 		if len(d.rua) > 0 {
-			bad("dmarc_no_policy", "Add p=none, p=quarantine or p=reject right after v=DMARC1.", "The DMARC record %s; receivers take it as p=none.", what)
+			bad("dmarc_no_policy", fix, "The DMARC record has %s; receivers take the whole record as p=none.", what)
 		} else {
 			d.usable = false
-			bad("dmarc_bad_policy", "Add p=none, p=quarantine or p=reject right after v=DMARC1.", "The DMARC record %s and no report address, so receivers ignore it.", what)
+			bad("dmarc_bad_policy", fix, "The DMARC record has %s and no usable report address, so receivers ignore the whole record.", what)
+		}
+		d.asNone = true
+	}
+	switch fix := "Add p=none, p=quarantine or p=reject right after v=DMARC1."; {
+	case !has:
+		none(fix, "no p= tag")
+	case strength(d.p) < 0:
+		none(fix, "an unknown policy p=%s", clip(p.Value, 20))
+	}
+	for _, t := range d.list.Tags {
+		if (t.Key == "sp" || t.Key == "np") && strength(strings.ToLower(t.Value)) < 0 {
+			none("Use one of "+strings.Join(dmarcPolicies, ", ")+", or take the tag out.", "an unknown policy %s=%s", t.Key, clip(t.Value, 20))
 		}
 	}
+	if d.asNone {
+		d.p, d.sp, d.np = "none", "", ""
+	}
+	if t, ok := d.list.Get("pct"); ok {
+		d.percentage(t, bad)
+	}
 	return d
+}
+
+// percentage judges pct, which older receivers still follow (RFC 7489 section
+// 6.6.4). To take it out would have those do more at once, so that is a step of
+// the ratchet.
+func (d *dmarcRecord) percentage(t taglist.Tag, bad func(code, fix, format string, args ...any)) {
+	const code, gone = "dmarc_removed_tag", "The tag pct=%s is no longer part of DMARC and is ignored"
+	pct := d.partly()
+	if pct < 0 {
+		bad(code, "Take it out; it changes nothing.", gone+".", clip(t.Value, 20))
+		return
+	}
+	_, has := d.list.Get("t")
+	switch {
+	case pct == 0 && !has:
+		bad(code, "Publish this: t=y has the others apply less, too. Both go when mail is ready for it, which is the next step.", gone+": older receivers apply the policy to no mail, and all others to every mail.", clip(t.Value, 20))
+		return
+	case pct == 0:
+		bad(code, "Leave it for now. It goes when mail is ready for it, which is the next step.", gone+", except by older receivers: those apply the policy to no mail.", clip(t.Value, 20))
+	default:
+		bad(code, "Leave it for now. It goes when mail is ready for it, which is the next step.", gone+", except by older receivers: those apply the policy to %d %% of the mail, and all others to every mail.", clip(t.Value, 20), pct)
+	}
+	d.problems[len(d.problems)-1].stays = true
+}
+
+// partly is the percentage of pct where older receivers do less because of it,
+// else -1.
+func (d *dmarcRecord) partly() int {
+	f := d.force()
+	n, err := strconv.Atoi(d.list.Value("pct"))
+	if err != nil || n < 0 || n > 99 || f == nil || f.own+f.sub == 0 {
+		return -1
+	}
+	return n
+}
+
+// without is a record without a tag.
+func without(text, key string) string {
+	var out []string
+	for _, t := range taglist.Parse(text, true).Tags {
+		if t.Key != key {
+			out = append(out, t.Name+"="+t.Value)
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 func (d *dmarcRecord) tag(t taglist.Tag, bad func(code, fix, format string, args ...any)) {
@@ -136,9 +204,9 @@ func (d *dmarcRecord) tag(t taglist.Tag, bad func(code, fix, format string, args
 	switch t.Key {
 	case "v", "p":
 	case "sp":
-		oneOf(&d.sp)
+		d.sp = v
 	case "np":
-		oneOf(&d.np)
+		d.np = v
 	case "adkim":
 		oneOf(&d.adkim)
 	case "aspf":
@@ -159,7 +227,8 @@ func (d *dmarcRecord) tag(t taglist.Tag, bad func(code, fix, format string, args
 		d.rua = uris(t, bad)
 	case "ruf":
 		d.ruf = uris(t, bad)
-	case "pct", "rf", "ri":
+	case "pct": // see percentage
+	case "rf", "ri":
 		bad("dmarc_removed_tag", "Take it out; it changes nothing.", "The tag %s=%s is no longer part of DMARC and is ignored.", t.Key, clip(t.Value, 20))
 	default:
 		bad("dmarc_unknown_tag", "Take it out, or correct its name.", "The DMARC record has the unknown tag %q, which is ignored.", clip(t.Key, 30))
@@ -184,6 +253,7 @@ func uris(t taglist.Tag, bad func(code, fix, format string, args ...any)) (out [
 			bad("dmarc_size_limit", "Take out everything from the exclamation mark on.", "The report address %q in %s carries a size limit, which is no longer part of DMARC.", clip(u, 60), t.Key)
 			addr = at
 		}
+		addr, _, _ = strings.Cut(addr, "?") // fields of the mail (RFC 6068 section 2)
 		if local, host, ok := strings.Cut(addr, "@"); !ok || local == "" || host == "" {
 			bad("dmarc_report_uri", "Write it as mailto:you@example.com.", "The report address %q in %s is not a mail address.", clip(u, 60), t.Key)
 			continue
@@ -198,7 +268,7 @@ func uris(t taglist.Tag, bad func(code, fix, format string, args ...any)) (out [
 
 // mendDMARC writes a text that was meant as a record as one: the version first,
 // and without what panels and copying add.
-func mendDMARC(s, reports string) string {
+func mendDMARC(s, reports string, most *dmarcForce) dmarcMend {
 	const junk = " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u00a0\ufeff"
 	s = strings.ReplaceAll(strings.Trim(s, junk), `\;`, ";")
 	out := []string{"v=DMARC1"}
@@ -207,34 +277,89 @@ func mendDMARC(s, reports string) string {
 			out = append(out, t.Key+"="+t.Value)
 		}
 	}
-	return parseDMARC(strings.Join(out, "; ")).mended(reports)
+	return parseDMARC(strings.Join(out, "; ")).mend(reports, most)
+}
+
+// dmarcForce is how much receivers do, as places in dmarcPolicies: about mail
+// from the domain, from names below it, and from names below it that do not
+// exist; and which of adkim and aspf are strict.
+type dmarcForce struct {
+	own, sub, gone int
+	adkim, aspf    bool
+}
+
+// within reports whether f asks nothing that most does not.
+func (f dmarcForce) within(most dmarcForce) bool {
+	return f.own <= most.own && f.sub <= most.sub && f.gone <= most.gone && (most.adkim || !f.adkim) && (most.aspf || !f.aspf)
+}
+
+// force is what receivers apply because of the record; nil when it is nothing,
+// whatever the record says.
+func (d *dmarcRecord) force() *dmarcForce {
+	if !d.usable || d.asNone {
+		return nil
+	}
+	return &dmarcForce{strength(d.p), strength(d.forSubdomain(true)), strength(d.forSubdomain(false)), d.adkim == "s", d.aspf == "s"}
+}
+
+// forceBelow is what receivers apply to a name below the record's own. Older
+// ones know neither np nor t.
+func (d *dmarcRecord) forceBelow(exists bool) *dmarcForce {
+	f := &dmarcForce{strength(d.forSubdomain(exists)), strength(d.forSubdomain(true)), strength(d.forSubdomain(false)), d.adkim == "s", d.aspf == "s"}
+	f.own, f.gone = min(f.own, f.sub), min(f.gone, f.sub)
+	if d.testing {
+		f.own, f.sub, f.gone = max(0, f.own-1), max(0, f.sub-1), max(0, f.gone-1)
+	}
+	return f
+}
+
+func strength(policy string) int { return slices.Index(dmarcPolicies, policy) }
+
+// milder reports whether v is a policy that asks less than policy.
+func milder(v, policy string) bool { return strength(v) >= 0 && strength(v) < strength(policy) }
+
+// dmarcMend is a record to publish, and the policies that were asked for and
+// that it leaves for later, such as "p=reject".
+type dmarcMend struct {
+	text  string
+	later []string
+}
+
+// tail is what a reader is told of the policies left for later.
+func (m dmarcMend) tail() string {
+	if len(m.later) == 0 {
+		return ""
+	}
+	return " No receiver applies " + strings.Join(m.later, " or ") + " today, so this record starts milder; what the old text asks for is the goal, and the next step leads there."
 }
 
 // mended is the record with everything corrected that parseDMARC has a word
-// about, in the order in which its tags stand. What was published twice is
-// taken once, of two policies the milder one; what cannot be read goes.
-// reports is the address to use where none is left.
-func (d *dmarcRecord) mended(reports string) string {
-	policy := d.p
-	weak := func(v string) bool {
-		return slices.Contains(dmarcPolicies, v) && slices.Index(dmarcPolicies, v) < slices.Index(dmarcPolicies, policy)
-	}
-	if len(d.problems) == 0 && len(d.rua) > 0 && !weak(d.np) {
-		return d.text
+// about, without asking more of receivers than they do today.
+func (d *dmarcRecord) mended(reports string) string { return d.mend(reports, d.force()).text }
+
+// mend corrects a record, with its tags in the order in which they stand. What
+// was published twice is taken once, of two policies the milder one; what
+// cannot be read goes. reports is the address to use where none is left. most is
+// what receivers do today, which the record must not pass: a correction is
+// made at once, and a stricter policy only when mail is ready for it.
+func (d *dmarcRecord) mend(reports string, most *dmarcForce) dmarcMend {
+	if now := d.force(); !slices.ContainsFunc(d.problems, func(p dmarcProblem) bool { return !p.stays }) && len(d.rua) > 0 && now != nil && most != nil && now.within(*most) {
+		return dmarcMend{text: d.text}
 	}
 	if !d.again {
 		if a := parseDMARC(semicolons(d.text)); isDMARC(a.text) {
 			a.again = true
-			return a.mended(reports)
+			return a.mend(reports, most)
 		}
 	}
-	for _, t := range d.list.Tags {
-		if v := strings.ToLower(t.Value); t.Key == "p" && weak(v) {
-			policy = v
-		}
-	}
-	out := []string{"v=DMARC1", "p=" + policy}
+	policies := d.policies(most)
+	out := []string{"v=DMARC1", "p=" + policies.values["p"]}
 	seen := map[string]bool{"v": true, "p": true}
+	add := func(key, value string) {
+		if value != "" {
+			out = append(out, key+"="+value)
+		}
+	}
 	for _, t := range d.list.Tags {
 		if seen[t.Key] {
 			continue
@@ -242,6 +367,8 @@ func (d *dmarcRecord) mended(reports string) string {
 		seen[t.Key] = true
 		value := strings.ToLower(t.Value)
 		switch t.Key {
+		case "sp", "np":
+			value = policies.values[t.Key]
 		case "rua", "ruf":
 			list := mendURIs(t.Value)
 			if len(list) == 0 && t.Key == "rua" {
@@ -251,22 +378,84 @@ func (d *dmarcRecord) mended(reports string) string {
 		case "fo":
 			options := slices.DeleteFunc(splitList(value), func(o string) bool { return !slices.Contains(dmarcFailureOptions, o) })
 			value = strings.Join(options, ":")
-		default:
-			switch {
-			case !slices.Contains(dmarcValues[t.Key], value):
+		case "pct":
+			if n := d.partly(); n < 0 || most == nil || most.own+most.sub == 0 {
 				value = ""
-			case t.Key == "np" && weak(value):
-				value = "reject" // no true mail comes from a name that is not there
+			}
+		default:
+			drop := !slices.Contains(dmarcValues[t.Key], value)
+			switch {
+			case most == nil:
+				drop = drop || t.Key == "t" // with p=none it says nothing
+			case t.Key == "adkim":
+				drop = drop || value == "s" && !most.adkim
+			case t.Key == "aspf":
+				drop = drop || value == "s" && !most.aspf
+			}
+			if drop {
+				value = ""
 			}
 		}
-		if value != "" {
-			out = append(out, t.Key+"="+value)
-		}
+		add(t.Key, value)
 	}
 	if !seen["rua"] {
-		out = append(out, "rua=mailto:"+reports)
+		add("rua", "mailto:"+reports)
 	}
-	return strings.Join(out, "; ")
+	if d.partly() == 0 && most != nil && most.own+most.sub > 0 && !seen["t"] {
+		add("t", "y")
+	}
+	for _, key := range []string{"sp", "np"} {
+		if !seen[key] {
+			add(key, policies.values[key])
+		}
+	}
+	return dmarcMend{strings.Join(out, "; "), policies.later}
+}
+
+// dmarcPolicySet holds the policies of a mended record by tag.
+type dmarcPolicySet struct {
+	values map[string]string
+	later  []string
+}
+
+// policies are those that the record asks for, as far as most allows.
+func (d *dmarcRecord) policies(most *dmarcForce) dmarcPolicySet {
+	asked := map[string]string{}
+	for _, t := range d.list.Tags {
+		v := strings.ToLower(t.Value)
+		if t.Key != "p" && t.Key != "sp" && t.Key != "np" || strength(v) < 0 {
+			continue
+		}
+		if old, ok := asked[t.Key]; !ok || milder(v, old) {
+			asked[t.Key] = v
+		}
+	}
+	s := dmarcPolicySet{values: map[string]string{}}
+	limits := dmarcForce{}
+	if most != nil {
+		limits = *most
+	}
+	above := 0 // the policy of a name that has none of its own
+	for _, tag := range []struct {
+		key   string
+		limit int
+	}{{"p", limits.own}, {"sp", limits.sub}, {"np", limits.gone}} {
+		v, ok := asked[tag.key]
+		want := above
+		if ok || tag.key == "p" {
+			want = max(0, strength(v))
+		}
+		if ok && want > tag.limit {
+			s.later = append(s.later, tag.key+"="+v)
+		}
+		got := min(want, tag.limit)
+		// Where nothing is applied, the tags for subdomains have nothing to say.
+		if tag.key == "p" || got != above || ok && most != nil {
+			s.values[tag.key] = dmarcPolicies[got]
+		}
+		above = got
+	}
+	return s
 }
 
 // semicolons puts them where a blank or a comma alone stands between two tags.
@@ -276,15 +465,15 @@ var betweenTags = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`(?i)[ \t,]*[ \t,;][ \t,]*\b(v|p|sp|np|adkim|aspf|rua|ruf|fo|pct|rf|ri|t|psd)[ \t]*=[ \t]*`)
 })
 
-// withoutSP is the mended record without sp, so that subdomains follow p.
-func (d *dmarcRecord) withoutSP(reports string) string {
-	var out []string
-	for _, t := range parseDMARC(d.mended(reports)).list.Tags {
-		if t.Key != "sp" {
-			out = append(out, t.Name+"="+t.Value)
-		}
+// raised is the mended record with sp or np one step stricter, as far as p.
+func (d *dmarcRecord) raised(key, reports string) string {
+	base := parseDMARC(d.mended(reports))
+	t, ok := base.list.Get(key)
+	if !ok || !milder(strings.ToLower(t.Value), d.p) {
+		return base.text
 	}
-	return strings.Join(out, "; ")
+	next := dmarcPolicies[strength(strings.ToLower(t.Value))+1]
+	return base.text[:t.ValuePos] + next + base.text[t.ValuePos+len(t.Value):]
 }
 
 // mendURIs keeps at most two addresses that can take reports.
@@ -294,19 +483,29 @@ func mendURIs(list string) (out []string) {
 		if len(u) > 7 && strings.EqualFold(u[:7], "mailto:") {
 			u = u[7:]
 		}
-		local, host, ok := strings.Cut(u, "@")
+		addr, fields, has := strings.Cut(u, "?")
+		local, host, ok := strings.Cut(addr, "@")
 		name, err := domainName("rua", host)
-		if !ok || err != nil || local == "" || strings.ContainsFunc(local, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`;:"\<>()[]`, c) }) {
+		if !ok || err != nil || !plainLocal(local) {
 			continue
 		}
 		if !strings.EqualFold(name, host) { // IDN
-			u = local + "@" + name
+			addr = local + "@" + name
 		}
-		if out = append(out, "mailto:"+u); len(out) == 2 {
+		if has && plainLocal(strings.ReplaceAll(fields, ":", "")) {
+			addr += "?" + fields
+		}
+		if out = append(out, "mailto:"+addr); len(out) == 2 {
 			break
 		}
 	}
 	return out
+}
+
+// plainLocal reports whether what stands before the @ of an address can stand in
+// a record as it is.
+func plainLocal(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(`,;:!?"\<>()[]`, c) })
 }
 
 // withPolicy is the record with another p, every other byte kept.

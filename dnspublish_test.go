@@ -130,7 +130,7 @@ func TestPublishMends(t *testing.T) {
 // onlyOffered are findings whose record is another way to do it, not a
 // correction.
 var onlyOffered = map[string]bool{
-	"spf_missing": true, "spf_include_absent": true, "returnpath_missing": true, "dmarc_sp_weaker": true, "tlsrpt_missing": true,
+	"spf_missing": true, "spf_include_absent": true, "returnpath_missing": true, "dmarc_sp_weaker": true, "dmarc_np_weaker": true, "tlsrpt_missing": true,
 }
 
 // mendedSPF are records and what is proposed in their place.
