@@ -194,6 +194,8 @@ func TestCheckDomainAliasNotFollowed(t *testing.T) {
 				t.Fatal(err)
 			}
 			finding(t, r, tt.code)
+			mu.Lock()
+			defer mu.Unlock()
 			if r.DKIM[0].State != tt.state || asked != len(r.Queries) {
 				t.Errorf("%+v, %d questions, %d in the report", r.DKIM[0], asked, len(r.Queries))
 			}
