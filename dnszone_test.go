@@ -146,10 +146,11 @@ func TestCheckDomainServersDisagree(t *testing.T) {
 				} else {
 					good.Fail("*", "*", late)
 				}
-				tt.check.DKIMSelector = testSelector
+				check := tt.check
+				check.DKIMSelector = testSelector
 				// The cache has what is better.
-				tt.check.Resolver = zoneClient(t, dnstest.Start(t, zone()), good, bad)
-				r, err := CheckDomain(t.Context(), "acme.test", tt.check)
+				check.Resolver = zoneClient(t, dnstest.Start(t, zone()), good, bad)
+				r, err := CheckDomain(t.Context(), "acme.test", check)
 				if err != nil {
 					t.Fatal(err)
 				}
