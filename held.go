@@ -97,7 +97,7 @@ func (e *Engine) finishIn(ctx context.Context, patience time.Duration, fn func(c
 		case ok && patience > 0:
 			last = held.Err
 			lanePause(waiting)
-		case err != nil && waiting.Err() != nil && errors.Is(err, waiting.Err()):
+		case err != nil && err == waiting.Err(): //nolint:errorlint // another one is the store's, and may be about a commit
 			return waitedInVain(ctx, last)
 		default:
 			return err

@@ -175,3 +175,43 @@ func TestHeldCallEnds(t *testing.T) {
 		}
 	})
 }
+
+// lostStore is held once; then it commits, and its answer is lost.
+type lostStore struct {
+	fluxly.Store
+	calls int
+}
+
+var errAnswerLost = errors.New("the outcome of the commit is unknown")
+
+func (s *lostStore) Update(ctx context.Context, fn func(fluxly.Tx) error) error {
+	switch s.calls++; s.calls {
+	case 1:
+		return &fluxly.HeldError{Err: errors.New("lock")}
+	case 2:
+		if err := s.Store.Update(ctx, fn); err != nil {
+			return err
+		}
+		<-time.After(time.Minute) // longer than anybody waits
+		return fmt.Errorf("%w: %w", errAnswerLost, context.DeadlineExceeded)
+	}
+	return s.Store.Update(ctx, fn)
+}
+
+// A commit whose outcome is unknown is not "nothing happened", however long it
+// took.
+func TestHeldThenUnknown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &lostStore{Store: fluxly.NewMemoryStore(), calls: 10}
+		e, err := fluxly.New(fluxly.Config{Store: s, Sender: &fluxlytest.FakeSender{}, Mode: fluxly.DryRun, From: "Acme <hello@acme.test>"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.calls = 0
+		err = e.Track(t.Context(), fluxly.Event{Name: "viewed", ExternalID: "u1"})
+		if !errors.Is(err, errAnswerLost) || errors.Is(err, fluxly.ErrHeld) {
+			t.Errorf("Track: %v, want the store's own error", err)
+		}
+	})
+}

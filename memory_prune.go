@@ -22,7 +22,7 @@ func (tx *memoryTx) PruneEvents(ctx context.Context, q PruneQuery) (res PruneRes
 		e := tx.m.events[seq]
 		res.Next.Seq = seq
 		old = old || e.ReceivedAt.Before(q.Before)
-		if !q.Old(e.Name, e.OccurredAt, e.ReceivedAt) {
+		if _, address := e.Traits["email"]; address || !q.Old(e.Name, e.OccurredAt, e.ReceivedAt) {
 			continue
 		}
 		runs, ok := live[e.ProfileID]
@@ -83,7 +83,7 @@ func (tx *memoryTx) PruneRuns(ctx context.Context, q PruneQuery) (res PruneResul
 		if err != nil {
 			return res, err
 		}
-		if last.ID != r.ID {
+		if last.ID != r.ID && len(group(tx.m.runSends, r.ID)) == 0 {
 			tx.removeRun(r)
 			res.Removed++
 		}

@@ -10,13 +10,16 @@ import (
 // The zero value of a field keeps for ever; the shortest time is [Day].
 type Retention struct {
 	// Events is for how long an event is kept after it was received. What
-	// conditions count and what live runs may look back at stays longer. So
+	// conditions count and what live runs may look back at stays longer; one that
+	// set the trait "email" stays for ever, so that Erase knows all addresses that
+	// a person ever had. So
 	// long an event's message id is known too: one that is tracked again
 	// later is a new event.
 	Events time.Duration
 	// Runs is for how long the log of a run is kept after it ended. The run
 	// itself stays, so that the same person does not enter again; it goes only
-	// when the person has been through the automation once more.
+	// when the person has been through the automation once more, and its mails
+	// are gone.
 	Runs time.Duration
 	// Mails is for how long a mail is kept in the send log after it was
 	// queued. One stays longer that is not settled, whose outcome is unknown,
@@ -35,7 +38,9 @@ const pruneStretch = 1000
 // Prune removes what is older than r says and has no bearing on any decision to
 // come: with it or without, the same mails go to the same people. (One case is
 // left: two profiles that are merged later, when one has a run that has lived
-// for longer than events are kept, and waits for what the other did.) Call it now
+// for longer than events are kept, and waits for what the other did; and an event
+// that is tracked with a Timestamp older than events are kept, for what is counted
+// SinceEntry of the run that it starts.) Call it now
 // and then, such as once a night, from one process; Run need not be running, and
 // other calls go on meanwhile, because it works in transactions of a thousand
 // rows. [Engine.Stats] and [Engine.Explain] know afterwards what is left.
@@ -114,7 +119,7 @@ func (e *Engine) counted(ctx context.Context, now time.Time) (map[string]time.Ti
 	for _, p := range e.current {
 		programs = append(programs, p)
 	}
-	horizon := now
+	horizon := now.Add(-maxSkew) // another process may have a clock that is behind
 	err := e.store.View(ctx, func(tx Tx) error {
 		counts, err := tx.CountRuns(ctx, "")
 		if err != nil {

@@ -57,17 +57,17 @@ func TestPruneEvents(t *testing.T) {
 	k.Advance(20 * fluxly.Day)
 	k.Track(event("viewed", "plain", nil))
 	k.Advance(11 * fluxly.Day)
-	if got, want := k.Prune(fluxly.Retention{Events: 30 * fluxly.Day}), (fluxly.Pruned{Events: 3}); got != want {
+	if got, want := k.Prune(fluxly.Retention{Events: 30 * fluxly.Day}), (fluxly.Pruned{Events: 2}); got != want {
 		t.Errorf("after 31 days %+v went, want %+v", got, want)
 	}
-	if got, want := eventNames(t, k, "plain"), []string{"exported", "bought", "viewed"}; !slices.Equal(got, want) {
+	if got, want := eventNames(t, k, "plain"), []string{"exported", "identify", "bought", "viewed"}; !slices.Equal(got, want) {
 		t.Errorf("of someone without a run %q are left, want %q", got, want)
 	}
 	k.Advance(10 * fluxly.Day)
 	if got, want := k.Prune(fluxly.Retention{Events: 20 * fluxly.Day}), (fluxly.Pruned{Events: 2}); got != want {
 		t.Errorf("after 41 days %+v went, want %+v", got, want)
 	}
-	if got, want := eventNames(t, k, "plain"), []string{"bought"}; !slices.Equal(got, want) {
+	if got, want := eventNames(t, k, "plain"), []string{"identify", "bought"}; !slices.Equal(got, want) {
 		t.Errorf("after the window %q are left, want %q", got, want)
 	}
 	if got, want := eventNames(t, k, "slow"), append([]string{"signed_up", "identify"}, all...); !slices.Equal(got, want) {
@@ -75,7 +75,7 @@ func TestPruneEvents(t *testing.T) {
 	}
 	k.Advance(60 * fluxly.Day)
 	k.WantSent("slow", "bravo") // by an event of 101 days ago
-	if got, want := k.Prune(fluxly.Retention{Events: fluxly.Day}), (fluxly.Pruned{Events: 5}); got != want {
+	if got, want := k.Prune(fluxly.Retention{Events: fluxly.Day}), (fluxly.Pruned{Events: 4}); got != want {
 		t.Errorf("after the run %+v went, want %+v", got, want)
 	}
 }
@@ -168,7 +168,7 @@ func TestPruneThenRepeat(t *testing.T) {
 	k.Advance(time.Hour)
 	k.Track(event("bought", "u1", nil))
 	k.Advance(2 * fluxly.Day)
-	if got := k.Prune(fluxly.Retention{Events: fluxly.Day}); got.Events != 3 {
+	if got := k.Prune(fluxly.Retention{Events: fluxly.Day}); got.Events != 2 {
 		t.Fatalf("%+v went", got)
 	}
 	k.Track(first)
@@ -278,5 +278,95 @@ func TestPruneBesideAnotherRelease(t *testing.T) {
 	}
 	if n, err := prune(foreign); n != 1 || err != nil {
 		t.Errorf("on the release that can read it %d events went, %v", n, err)
+	}
+}
+
+// A message id that was forgotten may come again for somebody else: that is a new
+// person, and the first one is left alone.
+func TestPruneThenRepeatForAnother(t *testing.T) {
+	t.Parallel()
+	k := newKit(t, one("welcome", fluxly.On("signed_up"), fluxly.Send("welcome")))
+	again := event("viewed", "u1", nil)
+	again.MessageID = "m-1"
+	k.Track(again)
+	k.Advance(2 * fluxly.Day)
+	if got := k.Prune(fluxly.Retention{Events: fluxly.Day}); got.Events != 1 {
+		t.Fatalf("%+v went", got)
+	}
+	before, err := k.Engine.Profile(t.Context(), "u1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.ExternalID = "u2"
+	k.Track(again)
+	after, err := k.Engine.Profile(t.Context(), "u1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("the first person (-before +after):\n%s", diff)
+	}
+	if other, err := k.Engine.Profile(t.Context(), "u2"); err != nil || other.ID == before.ID {
+		t.Errorf("the second person: %+v, %v", other, err)
+	}
+}
+
+// Erase finds the addresses of long ago, and takes their suppressions along.
+func TestPruneThenErase(t *testing.T) {
+	t.Parallel()
+	k := newKit(t, one("welcome", fluxly.On("signed_up"), fluxly.Send("welcome")))
+	for _, address := range []string{"old@customer.test", "new@customer.test"} {
+		k.Identify(fluxly.Identity{ExternalID: "u1", Traits: fluxly.Traits{"email": address}})
+	}
+	if err := k.Engine.Suppress(t.Context(), fluxly.Suppression{Address: "old@customer.test", Reason: "HardBounce"}); err != nil {
+		t.Fatal(err)
+	}
+	k.Track(event("viewed", "u1", nil))
+	k.Advance(2 * fluxly.Day)
+	if got := k.Prune(fluxly.Retention{Events: fluxly.Day, Runs: fluxly.Day, Mails: fluxly.Day}); got.Events != 1 {
+		t.Fatalf("%+v went", got)
+	}
+	if err := k.Engine.Erase(t.Context(), fluxly.Erasure{ID: "u1", Reason: fluxly.GDPRRequest}); err != nil {
+		t.Fatal(err)
+	}
+	err := k.Store.View(t.Context(), func(tx fluxly.Tx) error {
+		left, err := tx.Suppressions(t.Context())
+		if len(left) > 0 {
+			t.Errorf("a suppression of the erased person is left: %+v", *left[0])
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A run stays as long as one of its mails, so that the key of a mail is never
+// given again.
+func TestPruneRunsBeforeMails(t *testing.T) {
+	t.Parallel()
+	often := one("often", fluxly.On("bought"), fluxly.Send("receipt"))
+	often.ReEntry = fluxly.Always()
+	k := newKit(t, often)
+	first := event("bought", "u1", nil)
+	first.MessageID = "order-1"
+	k.Track(first)
+	k.Advance(time.Hour)
+	k.Track(event("bought", "u1", nil))
+	k.Advance(2 * fluxly.Day)
+	short := fluxly.Retention{Events: fluxly.Day, Runs: fluxly.Day}
+	if got := k.Prune(short); got.Runs != 0 || got.LogEntries == 0 {
+		t.Errorf("with its mail there: %+v went", got)
+	}
+	k.Track(first)
+	k.Settle()
+	if twice := k.Sender.Twice(); len(twice) > 0 {
+		t.Errorf("sent twice under one key: %q", twice)
+	}
+	k.WantSent("u1", "receipt", "receipt")
+	k.Advance(2 * fluxly.Day)
+	short.Mails = fluxly.Day
+	if got := k.Prune(short); got.Mails != 2 || got.Runs != 1 {
+		t.Errorf("with the mails: %+v went", got)
 	}
 }

@@ -249,13 +249,13 @@ type SendTx interface {
 type PruneTx interface {
 	// PruneEvents looks at events in order of Seq, and removes those that are
 	// Old by q, but for what a live run of their person may look back at (see
-	// Run.LooksBack). More is true when there are rows behind those looked at,
+	// Run.LooksBack), and for those whose Traits have an "email". More is true when there are rows behind those looked at,
 	// and one of these was received before q.Before.
 	PruneEvents(ctx context.Context, q PruneQuery) (PruneResult, error)
 	// PruneRuns looks at runs that started before q.Before, in order of
 	// StartedAt, then ID. Of those that ended before q.Before it removes the
 	// log, and the run too when there is one of the same automation, profile
-	// and key that started later (ties: with a higher ID).
+	// and key that started later (ties: with a higher ID), and no mail of it.
 	PruneRuns(ctx context.Context, q PruneQuery) (PruneResult, error)
 	// PruneSends looks at mails that were queued before q.Before, in order of
 	// QueuedAt, then Key, and removes those that were accepted, refused or

@@ -98,6 +98,16 @@ func (e *Engine) hint(ev *Event) Preload {
 	return h
 }
 
+// newProfileID names a person that is new with an event. The ids are part of it,
+// because a message id may come again for somebody else after Prune.
+func newProfileID(messageID string, ids []Identifier) string {
+	parts := []string{messageID}
+	for _, id := range ids {
+		parts = append(parts, string(id.Kind), id.Value)
+	}
+	return deriveID("prf_", parts...)
+}
+
 // record is what Track does inside a transaction.
 func (e *Engine) record(ctx context.Context, tx Tx, ev *Event, digest [32]byte, now time.Time) error {
 	ids := ev.identifiers()
@@ -111,7 +121,7 @@ func (e *Engine) record(ctx context.Context, tx Tx, ev *Event, digest [32]byte, 
 	s := e.session(ctx, tx, now, ev.MessageID)
 	isNew := len(found) == 0
 	if isNew {
-		s.profile = &Profile{ID: deriveID("prf_", ev.MessageID), CreatedAt: now, UpdatedAt: now}
+		s.profile = &Profile{ID: newProfileID(ev.MessageID, ids), CreatedAt: now, UpdatedAt: now}
 	} else {
 		s.profile = found[0]
 	}
@@ -343,7 +353,7 @@ func (e *Engine) enroll(ctx context.Context, update updateFunc, en Enrollment) (
 		}
 		s := e.session(ctx, tx, now, ev.MessageID)
 		if len(found) == 0 {
-			s.profile = &Profile{ID: deriveID("prf_", ev.MessageID), CreatedAt: now, UpdatedAt: now}
+			s.profile = &Profile{ID: newProfileID(ev.MessageID, ev.identifiers()), CreatedAt: now, UpdatedAt: now}
 			s.dirty = true
 		} else {
 			s.profile = found[0]
@@ -518,6 +528,12 @@ func plainText(s string) string {
 
 // Unsuppress takes a suppression back.
 func (e *Engine) Unsuppress(ctx context.Context, address, stream string) error {
+	if plainText(address) != address {
+		return fieldErrorf("address", address, "is not valid UTF-8, or holds a NUL")
+	}
+	if plainText(stream) != stream {
+		return fieldErrorf("stream", stream, "is not valid UTF-8, or holds a NUL")
+	}
 	return e.update(ctx, Preload{}, func(ctx context.Context, tx Tx) error {
 		return tx.DeleteSuppression(ctx, address, stream)
 	})

@@ -13,7 +13,9 @@ import (
 // Run does the due work until ctx ends: it wakes runs whose time has come,
 // calls the host's own code, and hands mails over. Track works without it. When
 // ctx ends, Run lets the hand-overs under way finish (each within
-// Config.SendTimeout), records their outcomes, and returns ctx's error.
+// Config.SendTimeout), records their outcomes, and returns ctx's error. An outcome
+// that cannot be stored, because a transaction of the program's own holds the
+// person, is tried as long as the mail is claimed: twice SendTimeout and 10 seconds.
 //
 // One Run at a time works on an engine; a second call returns an error at
 // once.

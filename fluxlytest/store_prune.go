@@ -62,13 +62,16 @@ func testPruneEvents(t *storeTest) {
 	put("early", 13, "x", 4)
 	put("whole", 14, "x", 1)
 	put("p", 15, "x", 1)
+	address := event("address", "address", "x", at(1))
+	address.ReceivedAt, address.Traits = at(1), fluxly.Traits{"email": "ann@acme.test"}
+	t.putEvents(address)
 	put("p", 16, "x", 1) // from here on they are too young
 	put("p", 17, "x", 1)
 	put("p", 18, "x", 1)
 	q := fluxly.PruneQuery{Before: at(16), Keep: map[string]time.Time{"kept": {}, "window": at(5), "never": {}}, Limit: 4}
 	left := func() (list []string) {
 		t.view(func(tx fluxly.Tx) error {
-			for _, person := range []string{"p", "ended", "live", "early", "whole"} {
+			for _, person := range []string{"p", "ended", "live", "early", "whole", "address"} {
 				events, err := tx.Events(t.ctx, person, fluxly.EventQuery{})
 				if err != nil {
 					return err
@@ -79,12 +82,12 @@ func testPruneEvents(t *storeTest) {
 		})
 		return list
 	}
-	want := []string{"p7", "p9", "p16", "p17", "p18", "live11", "early13", "whole14"}
+	want := []string{"p7", "p9", "p16", "p17", "p18", "live11", "early13", "whole14", "address"}
 	all, n := t.stretches(q, fluxly.Tx.PruneEvents)
 	t.equal("removed", all.Removed, 7+7+4)
 	t.equal("left", left(), want)
 	if n < 6 {
-		t.Errorf("%d stretches of 4 for 26 events", n)
+		t.Errorf("%d stretches of 4 for 27 events", n)
 	}
 	t.update(func(tx fluxly.Tx) error {
 		// What is gone may come again, as a new event behind all others.
@@ -101,7 +104,7 @@ func testPruneEvents(t *storeTest) {
 		t.equal("removed in the end", res.Removed, 6)
 		return err
 	})
-	t.equal("left in the end", left(), []string{"live11", "early13", "whole14"})
+	t.equal("left in the end", left(), []string{"live11", "early13", "whole14", "address"})
 }
 
 func testPruneRuns(t *storeTest) {
@@ -117,6 +120,7 @@ func testPruneRuns(t *storeTest) {
 	other.Automation = "other"
 	t.putRuns(run("r1", "", 1, 2), run("r2", "", 2, 3), run("r3", "k", 3, 5), run("r4", "", 4, 50), run("r5", "", 5, 0), other,
 		run("r7", "k", 60, 61))
+	t.putSends(&fluxly.SendRecord{Key: "k1", ProfileID: "p1", RunID: "r1", Status: fluxly.SendAccepted, QueuedAt: at(1)})
 	t.update(func(tx fluxly.Tx) error {
 		var log []fluxly.LogEntry
 		for _, id := range []string{"r1", "r2", "r3", "r4", "r5", "r6", "r7"} {
@@ -126,11 +130,11 @@ func testPruneRuns(t *storeTest) {
 		return tx.AppendLog(t.ctx, log)
 	})
 	all, n := t.stretches(fluxly.PruneQuery{Before: at(10), Limit: 2}, fluxly.Tx.PruneRuns)
-	t.equal("runs, log entries", []int{all.Removed, all.LogEntries}, []int{3, 8})
+	t.equal("runs, log entries", []int{all.Removed, all.LogEntries}, []int{2, 8})
 	t.equal("stretches of two for six runs", n, 3)
 	t.view(func(tx fluxly.Tx) error {
 		runs, err := tx.Runs(t.ctx, fluxly.RunQuery{})
-		t.equal("runs", runIDs(runs), []string{"r4", "r5", "r6", "r7"})
+		t.equal("runs", runIDs(runs), []string{"r1", "r4", "r5", "r6", "r7"})
 		var logs []string
 		for _, r := range runs {
 			log, err := tx.Log(t.ctx, r.ID)

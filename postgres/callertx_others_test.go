@@ -136,3 +136,46 @@ func TestCallerTxNewNameWithoutConnection(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// With every connection of the pool in the program's own transactions a call does
+// not wait for ever, though it has no context that ends.
+func TestPoolInUse(t *testing.T) {
+	t.Parallel()
+	cfg, err := pgxpool.ParseConfig(pgtest.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	s, err := Open(t.Context(), pool, Config{Schema: pgtest.Schema(t), Migrate: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	e := newEngine(t, s, &fluxlytest.FakeSender{}, time.Hour)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- e.Track(context.Background(), fluxly.Event{Name: "x", ExternalID: "u1"}) }()
+	select {
+	case err = <-done:
+		var failed *Error
+		if !errors.Is(err, fluxly.ErrHeld) || !errors.As(err, &failed) || !failed.Retryable || !strings.Contains(err.Error(), "connections of the pool") {
+			t.Errorf("Track: %v", err)
+		}
+	case <-time.After(patience):
+		t.Errorf("Track still waits after %s", patience)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Track(t.Context(), fluxly.Event{Name: "x", ExternalID: "u1"}); err != nil {
+		t.Errorf("after it: %v", err)
+	}
+}

@@ -522,6 +522,8 @@ func (t *tx) EraseProfile(ctx context.Context, id string, addresses []string) (i
 	}
 	events := 0
 	err = t.ask(ctx,
+		// In the order in which Prune locks.
+		statement{sql: "SELECT 1 FROM fluxly.runs WHERE pid = $1::bigint FOR UPDATE", args: []any{pid}},
 		statement{sql: "DELETE FROM fluxly.events WHERE pid = $1::bigint", args: []any{pid}, done: func(n int64) { events = int(n) }},
 		statement{sql: "DELETE FROM fluxly.run_log WHERE run_id IN (SELECT id FROM fluxly.runs WHERE pid = $1::bigint)", args: []any{pid}},
 		statement{sql: "DELETE FROM fluxly.runs WHERE pid = $1::bigint", args: []any{pid}},

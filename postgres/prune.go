@@ -32,14 +32,16 @@ func (t *tx) PruneEvents(ctx context.Context, q fluxly.PruneQuery) (res fluxly.P
 	occurred := map[int64]time.Time{}
 	looked, aged := 0, false
 	err = t.ask(ctx, statement{
-		sql: `SELECT e.seq, coalesce((SELECT name FROM fluxly.names WHERE nid = e.nid), ''), e.occurred, e.received
+		sql: `SELECT e.seq, coalesce((SELECT name FROM fluxly.names WHERE nid = e.nid), ''), e.occurred, e.received,
+			(e.traits -> 'email') IS NOT NULL
 			FROM fluxly.events e WHERE e.seq > $1::bigint ORDER BY e.seq LIMIT $2::bigint`,
 		args: []any{q.After.Seq, oneMore(q.Limit)},
 		row: func(scan scanFunc) error {
 			var seq int64
 			var name string
 			var at, received timeColumn
-			if err := scan(&seq, &name, &at, &received); err != nil {
+			var address bool
+			if err := scan(&seq, &name, &at, &received, &address); err != nil {
 				return err
 			}
 			if looked++; q.Limit > 0 && looked > q.Limit {
@@ -48,7 +50,7 @@ func (t *tx) PruneEvents(ctx context.Context, q fluxly.PruneQuery) (res fluxly.P
 			}
 			res.Next.Seq = seq
 			aged = aged || received.Before(q.Before)
-			if q.Old(name, at.Time, received.Time) {
+			if !address && q.Old(name, at.Time, received.Time) {
 				seqs = append(seqs, seq)
 				occurred[seq] = at.Time
 			}
@@ -156,7 +158,8 @@ func (t *tx) PruneRuns(ctx context.Context, q fluxly.PruneQuery) (res fluxly.Pru
 		statement{sql: "DELETE FROM fluxly.run_log WHERE run_id = ANY($1::text[])", args: []any{locked}, done: func(n int64) { res.LogEntries = int(n) }},
 		statement{
 			sql: `DELETE FROM fluxly.runs r WHERE r.id = ANY($1::text[]) AND EXISTS (SELECT 1 FROM fluxly.runs n WHERE n.pid = r.pid
-				AND n.automation = r.automation AND n.key = r.key AND (n.started, n.id) > (r.started, r.id))`,
+				AND n.automation = r.automation AND n.key = r.key AND (n.started, n.id) > (r.started, r.id))
+				AND NOT EXISTS (SELECT 1 FROM fluxly.sends s WHERE s.run_id = r.id)`,
 			args: []any{locked}, done: func(n int64) { res.Removed = int(n) },
 		})
 }

@@ -92,11 +92,27 @@ const (
 		pg_current_xact_id()::text`
 )
 
+// acquire takes a connection of the pool. Where the program's own transactions
+// have all of them, perhaps that of the caller itself, it does not wait for ever.
+func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	waiting, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	conn, err := s.pool.Acquire(waiting)
+	if err != nil && err == waiting.Err() && ctx.Err() == nil { //nolint:errorlint // that of the wait itself
+		return nil, &fluxly.HeldError{Err: &Error{Op: "connect", Retryable: true, cause: fmt.Errorf(
+			"none of the %d connections of the pool was free within %s; give it more, or end transactions sooner", s.pool.Config().MaxConns, lockTimeout)}}
+	}
+	if err != nil {
+		return nil, explain("connect", err)
+	}
+	return conn, nil
+}
+
 // attempt runs a transaction once. again says that it is worth another.
 func (s *Store) attempt(ctx context.Context, m mode, w *waiting, fn func(fluxly.Tx) error) (again bool, err error) {
-	conn, err := s.pool.Acquire(ctx)
+	conn, err := s.acquire(ctx)
 	if err != nil {
-		return false, explain("connect", err)
+		return false, err
 	}
 	defer conn.Release()
 	c := conn.Conn()
@@ -241,9 +257,9 @@ func (s *Store) View(ctx context.Context, fn func(fluxly.Tx) error) error {
 		return err
 	}
 	defer done()
-	conn, err := s.pool.Acquire(ctx)
+	conn, err := s.acquire(ctx)
 	if err != nil {
-		return explain("connect", err)
+		return err
 	}
 	defer conn.Release()
 	c := conn.Conn()

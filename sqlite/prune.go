@@ -28,7 +28,7 @@ func (t *tx) PruneEvents(ctx context.Context, q fluxly.PruneQuery) (res fluxly.P
 	res.Next = q.After
 	var rows []row
 	looked, aged := 0, false
-	s := t.db.query(`SELECT e.seq, e.pid, (SELECT name FROM names WHERE nid = e.nid), e.occurred, e.received
+	s := t.db.query(`SELECT e.seq, e.pid, (SELECT name FROM names WHERE nid = e.nid), e.occurred, e.received, json_type(e.traits, '$.email') IS NOT NULL
 		FROM events e WHERE e.seq > ? ORDER BY e.seq LIMIT ?`).integer(q.After.Seq).integer(oneMore(q.Limit))
 	for s.next() {
 		if looked++; q.Limit > 0 && looked > q.Limit {
@@ -39,7 +39,7 @@ func (t *tx) PruneEvents(ctx context.Context, q fluxly.PruneQuery) (res fluxly.P
 		received := getTime(s, 4)
 		res.Next.Seq = r.seq
 		aged = aged || received.Before(q.Before)
-		if q.Old(s.getText(2), r.occurred, received) {
+		if s.getInteger(5) == 0 && q.Old(s.getText(2), r.occurred, received) {
 			rows = append(rows, r)
 		}
 	}
@@ -102,7 +102,8 @@ func (t *tx) PruneRuns(ctx context.Context, q fluxly.PruneQuery) (res fluxly.Pru
 		}
 		res.LogEntries += int(t.db.changes())
 		err := t.db.query(`DELETE FROM runs WHERE id = ? AND EXISTS (SELECT 1 FROM runs n WHERE n.pid = runs.pid
-			AND n.automation = runs.automation AND n.key = runs.key AND (n.started, n.id) > (runs.started, runs.id))`).text(r.ID).exec()
+			AND n.automation = runs.automation AND n.key = runs.key AND (n.started, n.id) > (runs.started, runs.id))
+			AND NOT EXISTS (SELECT 1 FROM sends s WHERE s.run_id = runs.id)`).text(r.ID).exec()
 		if err != nil {
 			return res, t.fail(err)
 		}
