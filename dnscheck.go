@@ -423,6 +423,36 @@ func (k *checker) add(code string, f DomainFinding) {
 	k.mu.Unlock()
 }
 
+// oneRecordEach leaves the first SPF and the first DMARC record that is to be
+// published at a name, and makes the other findings speak of it: of two records
+// receivers would use none.
+func oneRecordEach(list []DomainFinding) {
+	type place struct{ name, kind string }
+	first := map[place]DomainRecord{}
+	for i := range list {
+		f := &list[i]
+		if f.Optional {
+			continue
+		}
+		var kept []DomainRecord
+		for _, rec := range f.Publish {
+			kind, _, _ := strings.Cut(strings.ToLower(rec.Value), "1")
+			if rec.Type != "TXT" || kind != "v=spf" && kind != "v=dmarc" {
+				kept = append(kept, rec)
+				continue
+			}
+			known, ok := first[place{rec.Name, kind}]
+			if ok && known.Value != rec.Value {
+				f.Fix = "Only one such record may stand at " + rec.Name + ": publish the one given above, and delete this one."
+				continue
+			}
+			first[place{rec.Name, kind}] = rec
+			kept = append(kept, rec)
+		}
+		f.Publish = kept
+	}
+}
+
 // unasked files that a question got no answer.
 func (k *checker) unasked(code, what string, r dnsReply) {
 	k.add(code, DomainFinding{
@@ -499,6 +529,7 @@ func (k *checker) finish() {
 		r.Areas = append(r.Areas, a)
 		r.Level = worse(r.Level, a.Level)
 	}
+	oneRecordEach(r.Findings)
 	r.Ready = k.ready()
 	r.Queries = k.ask.log()
 }

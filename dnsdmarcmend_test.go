@@ -442,3 +442,32 @@ func TestDMARCReportsInASCII(t *testing.T) {
 		}
 	}
 }
+
+// Of several texts that were meant as the record one correction is published: two
+// records would be none.
+func TestOneRecordAtAName(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, prefix string
+		lines        []string
+	}{
+		{"_dmarc.acme.test", "v=DMARC1", []string{"-_dmarc.acme.test TXT", `_dmarc.acme.test TXT "v=dmarc1; p=none; rua=mailto:a@acme.test"`, `_dmarc.acme.test TXT "v=dmarc1; p=none; rua=mailto:b@acme.test"`}},
+		{"acme.test", "v=spf1", []string{"-acme.test TXT", `acme.test TXT " v=spf1 a ~all"`, `acme.test TXT "\"v=spf1 mx ~all"`}},
+	} {
+		r := checkZoneText(t, zone(tt.lines...), DomainCheck{DKIMSelector: testSelector})
+		n, pointing := 0, 0
+		for _, f := range r.Findings {
+			for _, rec := range f.Publish {
+				if !f.Optional && rec.Name == tt.name && strings.HasPrefix(rec.Value, tt.prefix) {
+					n++
+				}
+			}
+			if strings.Contains(f.Fix, "publish the one given above") {
+				pointing++
+			}
+		}
+		if n != 1 || pointing != 1 {
+			t.Errorf("%s: %d records to publish, %d findings that speak of another:\n%s", tt.name, n, pointing, r.Text())
+		}
+	}
+}

@@ -312,12 +312,18 @@ func (k *checker) spfMissing(ctx context.Context, rep *SPFReport) {
 		Optional: true,
 	})
 	for _, host := range []string{"_spf." + k.domain, "www." + k.domain} {
-		if r := k.ask.ask(ctx, host, "TXT"); slices.ContainsFunc(r.texts(), spf.Is) {
+		// A record that names nobody is meant for the host itself: nothing sends
+		// for it.
+		if r := k.ask.ask(ctx, host, "TXT"); slices.ContainsFunc(r.texts(), func(t string) bool { return spf.Is(t) && spfNames(t) }) {
+			publish := spfPublish(k.domain, r.texts())
+			for i := range publish {
+				publish[i] = txtRecord(k.domain, softAll(publish[i].Value))
+			}
 			k.add("spf_wrong_host", DomainFinding{
 				Name: host, Type: "TXT", Found: r.show(),
 				Summary: "An SPF record stands at " + host + ", but receivers look at " + k.domain + " itself.",
 				Fix:     "In the DNS panel, enter @ (or leave the host empty) for the SPF record. If no machine sends for " + host + " itself, remove the one there.",
-				Publish: spfPublish(k.domain, r.texts()),
+				Publish: publish, Optional: true,
 			})
 		}
 	}

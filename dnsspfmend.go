@@ -130,7 +130,6 @@ func oneBlank(parts []string) string {
 // note is what whoever publishes it must know.
 func mendNearSPF(s string) (text, note string) {
 	t := strings.Trim(s, " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u00a0\ufeff")
-	const gaps = " \t,;\u00a0\u200b\ufeff"
 	rest, known := "", false
 	for _, version := range []string{"v=spf1", "v= spf1", "v =spf1", "v = spf1", "=spf1", "spf1"} {
 		if len(t) >= len(version) && strings.EqualFold(t[:len(version)], version) {
@@ -150,15 +149,29 @@ func mendNearSPF(s string) (text, note string) {
 	}
 	// A record that names nobody, where somebody was named, would refuse all
 	// of the domain's own mail.
-	named := func(s string) bool {
-		return slices.ContainsFunc(strings.FieldsFunc(s, func(c rune) bool { return strings.ContainsRune(gaps, c) }), func(term string) bool {
-			return !strings.EqualFold(strings.TrimLeft(term, "+-~?"), "all")
-		})
-	}
-	if len(spf.Parse(text).Faults) > 0 || named(rest) && !named(strings.TrimPrefix(text, "v=spf1")) {
+	if len(spf.Parse(text).Faults) > 0 || spfNames(rest) && !spfNames(strings.TrimPrefix(text, "v=spf1")) {
 		return "", ""
 	}
 	return text, leftOut(left)
+}
+
+// gaps may stand between the terms of a text that is nearly SPF.
+const gaps = " \t,;\u00a0\u200b\ufeff"
+
+// spfNames reports whether a record, or the terms of one, have a term besides
+// "all".
+func spfNames(s string) bool {
+	return slices.ContainsFunc(strings.FieldsFunc(s, func(c rune) bool { return strings.ContainsRune(gaps, c) }), func(term string) bool {
+		return !strings.EqualFold(term, "v=spf1") && !strings.EqualFold(strings.TrimLeft(term, "+-~?"), "all")
+	})
+}
+
+// softAll is a record that ends in ~all where it ended in -all.
+func softAll(record string) string {
+	if i := strings.LastIndex(strings.ToLower(record), "-all"); i > 0 && record[i-1] == ' ' && strings.TrimRight(record[i+4:], " ") == "" {
+		return record[:i] + "~all"
+	}
+	return record
 }
 
 // spfPublish is the one SPF record among texts, to be published at name.

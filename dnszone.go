@@ -37,6 +37,8 @@ type DomainServer struct {
 type zoneServers struct {
 	apex    string
 	servers []DomainServer
+	// named is how many there are; no more than maxServers are asked.
+	named int
 	why     string // why there are no servers to ask
 }
 
@@ -52,6 +54,7 @@ func (k *checker) findZone(ctx context.Context) (z zoneServers) {
 	}
 	hosts := ns.show()
 	slices.Sort(hosts)
+	z.named = len(hosts)
 	hosts = hosts[:min(len(hosts), maxServers)]
 	z.servers = make([]DomainServer, len(hosts))
 	var wg sync.WaitGroup
@@ -362,7 +365,12 @@ func (k *checker) badness(q keyQuestion, r dnsReply) int {
 // rests on.
 func (k *checker) decides(q keyQuestion) bool {
 	targets, _ := k.dkimTargets()
-	return strings.HasPrefix(q.name, "_dmarc.") || slices.ContainsFunc(targets, func(t dkimTarget) bool { return t.role != "revoked" && dnsmsg.Canonical(t.host) == q.name })
+	// Postmark signs with the current key as long as there is one.
+	signs := "pending"
+	if slices.ContainsFunc(targets, func(t dkimTarget) bool { return t.role == "current" }) {
+		signs = "current"
+	}
+	return strings.HasPrefix(q.name, "_dmarc.") || slices.ContainsFunc(targets, func(t dkimTarget) bool { return t.role == signs && dnsmsg.Canonical(t.host) == q.name })
 }
 
 func inZone(name, apex string) bool {
@@ -457,7 +465,11 @@ func (k *checker) checkZone(ctx context.Context) {
 		k.compare(z, r.q, r.replies, r.cached)
 	}
 	if alive == len(z.servers) {
-		k.note("Zone", fmt.Sprintf("%d of %d name servers agree", alive, len(z.servers)))
+		note := fmt.Sprintf("%d of %d name servers agree", alive, len(z.servers))
+		if z.named > alive {
+			note = fmt.Sprintf("the %d name servers asked agree, of %d", alive, z.named)
+		}
+		k.note("Zone", note)
 	}
 }
 
