@@ -39,7 +39,7 @@ type zoneServers struct {
 	servers []DomainServer
 	// named is how many there are; no more than maxServers are asked.
 	named int
-	why     string // why there are no servers to ask
+	why   string // why there are no servers to ask
 }
 
 // findZone finds the zone cut by NS and the addresses of the servers.
