@@ -478,7 +478,8 @@ func (k *checker) exists(ctx context.Context) bool {
 
 const subdomainsReady = "two weeks of reports show that all mail from your subdomains passes DMARC too"
 
-// nextStep is the ratchet, of which each step takes a policy up by one. It starts from the record as it should be, so that a
+// nextStep is the ratchet, of which each step takes a policy up by one. It
+// starts from the record as it should be, so that a
 // step taken does not bring a fault back.
 func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	d := n.rec

@@ -50,9 +50,10 @@ const (
 
 // StepFunc is the host's own code as a step. Its result, any value that is
 // fit for [Properties] and at most 32 KB as JSON (else the call counts as
-// failed), is stored with the run and is seen by later templates as .Run.Results. It is called at least once: after a crash during a call it
-// may be called again with the same in.Key, which is the key to make it
-// idempotent by. An error is tried again with growing delays, up to
+// failed), is stored with the run and is seen by later templates as
+// .Run.Results. It is called at least once: after a crash during a call it may
+// be called again with the same in.Key, which is the key to make it idempotent
+// by. An error is tried again with growing delays, up to
 // Config.CallAttempts; a panic counts as an error, and so does a call that has
 // not returned soon after its ctx ended.
 type StepFunc func(ctx context.Context, in StepInput) (any, error)

@@ -18,10 +18,10 @@ var (
 	ErrConflict = errors.New("message id already used with another body")
 	// ErrNotFound: the named automation, run, mail or profile does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrHeld: somebody whom the call concerns is locked by another
-	// transaction, which has not ended in time. Nothing was stored; repeat the
+	// ErrHeld: another transaction, which has not ended in time, holds what the
+	// call needs, such as the lock of a person. Nothing was stored; repeat the
 	// call with the same message id. The error itself is a [*HeldError].
-	ErrHeld = errors.New("locked by another transaction")
+	ErrHeld = errors.New("held by another transaction")
 	// ErrClosed: the engine or store was closed.
 	ErrClosed = errors.New("closed")
 )
@@ -82,8 +82,8 @@ func clip(s string, n int) string {
 	return s[:n] + mark
 }
 
-// HeldError is a transaction that did not get a lock in time, because another
-// transaction has it. It matches [ErrHeld].
+// HeldError is a transaction that did not get in time what another one has: a lock,
+// such as that of a person, or the last connection. It matches [ErrHeld].
 type HeldError struct {
 	// Hints are the places, in the list that a [Preloader] was given, of those
 	// who are locked. It is empty where the store cannot tell.
@@ -94,7 +94,7 @@ type HeldError struct {
 
 // Error says what to do.
 func (e *HeldError) Error() string {
-	return "somebody whom the call concerns is locked by another transaction; end that one, or repeat the call later with the same message id: " + e.Err.Error()
+	return "another transaction holds somebody or something that the call needs; end that one, or repeat the call later with the same message id: " + e.Err.Error()
 }
 
 // Unwrap returns the cause.

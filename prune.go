@@ -12,9 +12,8 @@ type Retention struct {
 	// Events is for how long an event is kept after it was received. What
 	// conditions count and what live runs may look back at stays longer; one that
 	// set the trait "email" stays for ever, so that Erase knows all addresses that
-	// a person ever had. So
-	// long an event's message id is known too: one that is tracked again
-	// later is a new event.
+	// a person ever had. So long an event's message id is known too: one that is
+	// tracked again later is a new event.
 	Events time.Duration
 	// Runs is for how long the log of a run is kept after it ended. The run
 	// itself stays, so that the same person does not enter again; it goes only
@@ -66,26 +65,31 @@ func (e *Engine) Prune(ctx context.Context, r Retention) (Pruned, error) {
 		return done, err
 	}
 	now := e.now()
-	if r.Events > 0 {
-		q := PruneQuery{Before: now.Add(-r.Events)}
-		var err error
-		if q.Keep, err = e.counted(ctx, now); err != nil {
-			return done, fmt.Errorf("prune events: %w", err)
+	for _, table := range []struct {
+		name    string
+		age     time.Duration
+		removed *int
+		stretch func(Tx, context.Context, PruneQuery) (PruneResult, error)
+	}{
+		{"events", r.Events, &done.Events, Tx.PruneEvents},
+		{"mails", r.Mails, &done.Mails, Tx.PruneSends}, // before their runs, which stay as long
+		{"runs", r.Runs, &done.Runs, Tx.PruneRuns},
+	} {
+		if table.age == 0 {
+			continue
 		}
-		if done.Events, _, err = e.prune(ctx, q, Tx.PruneEvents); err != nil {
-			return done, fmt.Errorf("prune events: %w", err)
-		}
-	}
-	if r.Mails > 0 {
+		q := PruneQuery{Before: now.Add(-table.age)}
 		var err error
-		if done.Mails, _, err = e.prune(ctx, PruneQuery{Before: now.Add(-r.Mails)}, Tx.PruneSends); err != nil {
-			return done, fmt.Errorf("prune mails: %w", err)
+		if table.name == "events" {
+			q.Keep, err = e.counted(ctx, now)
 		}
-	}
-	if r.Runs > 0 {
-		var err error
-		if done.Runs, done.LogEntries, err = e.prune(ctx, PruneQuery{Before: now.Add(-r.Runs)}, Tx.PruneRuns); err != nil {
-			return done, fmt.Errorf("prune runs: %w", err)
+		if err == nil {
+			var entries int
+			*table.removed, entries, err = e.prune(ctx, q, table.stretch)
+			done.LogEntries += entries
+		}
+		if err != nil {
+			return done, fmt.Errorf("prune %s: %w", table.name, err)
 		}
 	}
 	return done, nil

@@ -155,19 +155,27 @@ func TestExplainWithoutMails(t *testing.T) {
 	}
 }
 
-// An event that comes again after it was forgotten is a new event. It must not
-// write over the run that it started the first time.
-func TestPruneThenRepeat(t *testing.T) {
-	t.Parallel()
+// twoOrders is somebody who went twice through an automation that may be entered
+// again, two days ago; first is the first event.
+func twoOrders(t *testing.T) (k *fluxlytest.Kit, first fluxly.Event) {
+	t.Helper()
 	often := one("often", fluxly.On("bought"), fluxly.Send("receipt"))
 	often.ReEntry = fluxly.Always()
-	k := newKit(t, often)
-	first := event("bought", "u1", nil)
+	k = newKit(t, often)
+	first = event("bought", "u1", nil)
 	first.MessageID = "order-1"
 	k.Track(first)
 	k.Advance(time.Hour)
 	k.Track(event("bought", "u1", nil))
 	k.Advance(2 * fluxly.Day)
+	return k, first
+}
+
+// An event that comes again after it was forgotten is a new event. It must not
+// write over the run that it started the first time.
+func TestPruneThenRepeat(t *testing.T) {
+	t.Parallel()
+	k, first := twoOrders(t)
 	if got := k.Prune(fluxly.Retention{Events: fluxly.Day}); got.Events != 2 {
 		t.Fatalf("%+v went", got)
 	}
@@ -345,15 +353,7 @@ func TestPruneThenErase(t *testing.T) {
 // given again.
 func TestPruneRunsBeforeMails(t *testing.T) {
 	t.Parallel()
-	often := one("often", fluxly.On("bought"), fluxly.Send("receipt"))
-	often.ReEntry = fluxly.Always()
-	k := newKit(t, often)
-	first := event("bought", "u1", nil)
-	first.MessageID = "order-1"
-	k.Track(first)
-	k.Advance(time.Hour)
-	k.Track(event("bought", "u1", nil))
-	k.Advance(2 * fluxly.Day)
+	k, first := twoOrders(t)
 	short := fluxly.Retention{Events: fluxly.Day, Runs: fluxly.Day}
 	if got := k.Prune(short); got.Runs != 0 || got.LogEntries == 0 {
 		t.Errorf("with its mail there: %+v went", got)

@@ -102,10 +102,10 @@ func TestCallerTxNewName(t *testing.T) {
 	}
 }
 
-// With every connection of the pool in use the name is given in the program's
-// own transaction.
-func TestCallerTxNewNameWithoutConnection(t *testing.T) {
-	t.Parallel()
+// onlyConnection is a store whose pool has one connection, an engine on it, and a
+// transaction of the program's own that has the connection.
+func onlyConnection(t *testing.T) (*Store, *fluxly.Engine, pgx.Tx) {
+	t.Helper()
 	cfg, err := pgxpool.ParseConfig(pgtest.URL(t))
 	if err != nil {
 		t.Fatal(err)
@@ -126,6 +126,15 @@ func TestCallerTxNewNameWithoutConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) })
+	return s, e, tx
+}
+
+// With every connection of the pool in use the name is given in the program's
+// own transaction.
+func TestCallerTxNewNameWithoutConnection(t *testing.T) {
+	t.Parallel()
+	s, e, tx := onlyConnection(t)
 	if err := e.Within(s.Tx(tx)).Track(t.Context(), fluxly.Event{Name: "brand_new", ExternalID: "u1"}); err != nil {
 		t.Fatal(err)
 	}
@@ -141,30 +150,11 @@ func TestCallerTxNewNameWithoutConnection(t *testing.T) {
 // not wait for ever, though it has no context that ends.
 func TestPoolInUse(t *testing.T) {
 	t.Parallel()
-	cfg, err := pgxpool.ParseConfig(pgtest.URL(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.MaxConns = 1
-	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	s, err := Open(t.Context(), pool, Config{Schema: pgtest.Schema(t), Migrate: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	e := newEngine(t, s, &fluxlytest.FakeSender{}, time.Hour)
-	tx, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, e, tx := onlyConnection(t)
 	done := make(chan error, 1)
 	go func() { done <- e.Track(context.Background(), fluxly.Event{Name: "x", ExternalID: "u1"}) }()
 	select {
-	case err = <-done:
+	case err := <-done:
 		var failed *Error
 		if !errors.Is(err, fluxly.ErrHeld) || !errors.As(err, &failed) || !failed.Retryable || !strings.Contains(err.Error(), "connections of the pool") {
 			t.Errorf("Track: %v", err)

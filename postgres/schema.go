@@ -232,7 +232,7 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, schema string, migrations 
 				text = "CREATE TABLE " + name + ".schema_version (version integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());" + text
 				// IF NOT EXISTS would want CREATE on the database all the same.
 				var there bool
-				if err := tx.QueryRow(ctx, "SELECT to_regnamespace($1::text) IS NOT NULL", name).Scan(&there); err != nil {
+				if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)", schema).Scan(&there); err != nil {
 					return err
 				}
 				if !there {

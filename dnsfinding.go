@@ -1,0 +1,205 @@
+package fluxly
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/getfluxly/fluxly/internal/spf"
+)
+
+// DomainLevel grades a finding, an area of the check, or a whole report.
+type DomainLevel string
+
+// The levels, the mildest first.
+const (
+	// DomainOK: nothing to say.
+	DomainOK DomainLevel = "ok"
+	// DomainInfo: worth knowing; mail is not harmed.
+	DomainInfo DomainLevel = "info"
+	// DomainWarn: mail will be harmed, or a protection is weak.
+	DomainWarn DomainLevel = "warn"
+	// DomainUnknown: it could not be asked. This never means that a record
+	// is missing.
+	DomainUnknown DomainLevel = "unknown"
+	// DomainFail: mail is harmed.
+	DomainFail DomainLevel = "fail"
+)
+
+var domainLevels = []DomainLevel{DomainOK, DomainInfo, DomainWarn, DomainUnknown, DomainFail}
+
+func (l DomainLevel) rank() int { return slices.Index(domainLevels, l) }
+
+func worse(a, b DomainLevel) DomainLevel {
+	if a.rank() >= b.rank() {
+		return a
+	}
+	return b
+}
+
+// DomainFinding is one thing that was found.
+type DomainFinding struct {
+	// Code is stable between releases, such as "spf_multiple".
+	Code  string      `json:"code"`
+	Level DomainLevel `json:"level"`
+	// Area is "DKIM", "Return-Path", "SPF", "DMARC", "Alignment", "Mail
+	// host", "Zone" or the name of a profile.
+	Area string `json:"area"`
+	// Name and Type are what was asked; Found what was there, sorted.
+	Name  string   `json:"name,omitempty"`
+	Type  string   `json:"type,omitempty"`
+	Found []string `json:"found,omitempty"`
+	// Summary says what is the matter, in one or two sentences.
+	Summary string `json:"summary"`
+	// Why says what it means for mail.
+	Why string `json:"why,omitempty"`
+	// Fix says what to do, where something is to be done.
+	Fix string `json:"fix,omitempty"`
+	// Publish are the exact records to publish.
+	Publish []DomainRecord `json:"publish,omitempty"`
+	// Optional is true when Publish is an offer that mail does not need.
+	Optional bool `json:"optional,omitempty"`
+	// RFC is the document and section that the rule comes from.
+	RFC string `json:"rfc,omitempty"`
+}
+
+// DomainRecord is a record to publish.
+type DomainRecord struct {
+	// Name is the full host name, without root dot.
+	Name string `json:"name"`
+	// Type is "TXT", "CNAME" or "MX".
+	Type string `json:"type"`
+	// Value is the whole value. Panels that ask for it want it like this,
+	// without quotes.
+	Value string `json:"value"`
+	// Strings is the value in strings of at most 255 bytes, for a zone file.
+	Strings []string `json:"strings,omitempty"`
+	// Replaces are the values that must go when this one comes.
+	Replaces []string `json:"replaces,omitempty"`
+}
+
+func txtRecord(name, value string, replaces ...string) DomainRecord {
+	r := DomainRecord{Name: strings.TrimSuffix(name, "."), Type: "TXT", Value: value, Strings: spf.Split(value)}
+	if len(replaces) > 0 {
+		r.Replaces = replaces
+	}
+	return r
+}
+
+// DomainArea is one part of the check.
+type DomainArea struct {
+	Name    string      `json:"name"`
+	Level   DomainLevel `json:"level"`
+	Summary string      `json:"summary"`
+}
+
+// DomainQuery is one question and what became of it.
+type DomainQuery struct {
+	Name string `json:"name"`
+	Type string `json:"type"`
+	// Server is the name server asked directly; empty for the resolver.
+	Server string `json:"server,omitempty"`
+	// Unchecked is true when the resolver was asked not to validate.
+	Unchecked bool `json:"unchecked,omitempty"`
+	// Result is "found", "no such record", "no such name", "not found" or the
+	// reason why it could not be asked.
+	Result string   `json:"result"`
+	Found  []string `json:"found,omitempty"`
+}
+
+// add files a finding; level, area, reason and RFC come from the catalogue.
+func (k *checker) add(code string, f DomainFinding) {
+	e, ok := findingCatalogue[code]
+	if !ok {
+		e = findingEntry{DomainWarn, "Zone", "", ""}
+	}
+	f.Code = code
+	if f.Level == "" {
+		f.Level = e.level
+	}
+	if f.Area == "" {
+		f.Area = e.area
+	}
+	if f.Why == "" {
+		f.Why = e.why
+	}
+	if f.RFC == "" {
+		f.RFC = e.rfc
+	}
+	if f.Level == DomainInfo && len(f.Publish) > 0 {
+		f.Optional = true // mail does not need it
+	}
+	f.Name = strings.TrimSuffix(f.Name, ".")
+	f.Summary, f.Fix = plain(f.Summary), plain(f.Fix)
+	k.mu.Lock()
+	k.findings = append(k.findings, f)
+	k.mu.Unlock()
+}
+
+// oneRecordEach leaves the first SPF and the first DMARC record that is to be
+// published at a name, and makes the other findings speak of it: of two records
+// receivers would use none.
+func oneRecordEach(list []DomainFinding) {
+	type place struct{ name, kind string }
+	first := map[place]DomainRecord{}
+	for i := range list {
+		f := &list[i]
+		if f.Optional {
+			continue
+		}
+		var kept []DomainRecord
+		for _, rec := range f.Publish {
+			kind, _, _ := strings.Cut(strings.ToLower(rec.Value), "1")
+			if rec.Type != "TXT" || kind != "v=spf" && kind != "v=dmarc" {
+				kept = append(kept, rec)
+				continue
+			}
+			known, ok := first[place{rec.Name, kind}]
+			if ok && known.Value != rec.Value {
+				f.Fix = "Only one such record may stand at " + rec.Name + ": publish the one given above, and delete this one."
+				continue
+			}
+			first[place{rec.Name, kind}] = rec
+			kept = append(kept, rec)
+		}
+		f.Publish = kept
+	}
+}
+
+// unasked files that a question got no answer.
+func (k *checker) unasked(code, what string, r dnsReply) {
+	k.add(code, DomainFinding{
+		Name: r.name, Type: r.typ,
+		Summary: "Could not ask for " + what + ": " + r.why + ".",
+		Fix:     "Run the check again. This says nothing about whether the record is there.",
+	})
+}
+
+// fewOfEach keeps the first findings of a kind at a name, and says how many more
+// there are: a record of 64 KB may have thousands of the same mistake.
+func fewOfEach(all []DomainFinding) []DomainFinding {
+	const few = 5
+	counts := map[[2]string]int{}
+	for _, f := range all {
+		counts[[2]string{f.Code, f.Name}]++
+	}
+	seen := map[[2]string]int{}
+	out := []DomainFinding{}
+	for _, f := range all {
+		key := [2]string{f.Code, f.Name}
+		seen[key]++
+		switch more := counts[key] - few; {
+		case seen[key] > few:
+			continue
+		case seen[key] == few && more > 0:
+			f.Summary += fmt.Sprintf(" There are %d more of this kind.", more)
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// vetoes reports whether a domain with such a finding is surely not ready.
+func (f DomainFinding) vetoes() bool {
+	return f.Level == DomainFail && (f.Area == "DKIM" || f.Area == "DMARC" || f.Area == "Alignment" || f.Code == "zone_servers_disagree" || f.Code == "dnssec_bogus")
+}
