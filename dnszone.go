@@ -202,14 +202,15 @@ func (k *checker) lookBoth(ctx context.Context, q keyQuestion) dnsReply {
 	if len(replies) > 0 && !slices.Contains(k.keys, q) { // checkZone compares the keys
 		k.compare(k.zone(), q, replies, c)
 	}
-	if !ok || c.state != dnsFailed && slices.Equal(own.own, c.own) {
+	apex := k.zone().apex
+	if !ok || c.state != dnsFailed && own.agrees(c, apex) {
 		return c
 	}
-	// What the zone says stands; an alias in it is followed through the
-	// resolver.
-	if len(own.records) == 0 && len(own.chain) > 0 {
+	// What the zone says stands; an alias that leads out of it is followed
+	// through the resolver.
+	if own.cutAlias {
 		tail := k.ask.ask(ctx, own.chain[len(own.chain)-1], q.typ)
-		own.records, own.state, own.why = tail.records, tail.state, tail.why
+		own.records, own.state, own.why, own.servfail = tail.records, tail.state, tail.why, tail.servfail
 		own.chain = append(slices.Clone(own.chain), tail.chain...)
 	}
 	return own
@@ -244,7 +245,7 @@ func (k *checker) askServers(ctx context.Context, q keyQuestion) []dnsReply {
 		k.mu.Lock()
 		waited[i] = !k.late[s.Address]
 		k.mu.Unlock()
-		k.ask.wg.Go(func() { replies <- reply{i, k.ask.askServer(ctx, s.Address, q.name, q.typ)} })
+		k.ask.wg.Go(func() { replies <- reply{i, k.askOwn(ctx, z.apex, s.Address, q)} })
 	}
 	var grace <-chan time.Time
 	answered := false
@@ -283,11 +284,83 @@ func (k *checker) askServers(ctx context.Context, q keyQuestion) []dnsReply {
 	return out
 }
 
+// askOwn asks one of the zone's servers, and again where it leaves an alias that
+// stays in the zone to the asker.
+func (k *checker) askOwn(ctx context.Context, apex, server string, q keyQuestion) dnsReply {
+	r := k.ask.askServer(ctx, server, q.name, q.typ).within(apex)
+	for range maxFollowed {
+		if !r.cutAlias || !inZone(r.chain[len(r.chain)-1], apex) {
+			break
+		}
+		tail := k.ask.askServer(ctx, server, r.chain[len(r.chain)-1], q.typ)
+		if tail.state == dnsFailed {
+			break // a zone below, or a server that is dying: the resolver follows
+		}
+		chain := append(slices.Clone(r.chain), tail.chain...)
+		r.state, r.records, r.chain, r.ttl, r.cutAlias = tail.state, tail.records, chain, tail.ttl, tail.cutAlias
+		r.cutAlias = r.cutAlias && !loops(chain, strings.TrimSuffix(r.name, "."))
+		r = r.within(apex)
+	}
+	return r
+}
+
+// within is a server's reply up to where its aliases leave the zone: what it
+// holds of other zones it need not be the owner of.
+func (r dnsReply) within(apex string) dnsReply {
+	for i, n := range r.chain {
+		if !inZone(n, apex) && r.state != dnsFailed {
+			r.chain, r.records, r.state, r.cutAlias = slices.Clone(r.chain[:i+1]), nil, dnsNoData, true
+			break
+		}
+	}
+	return r
+}
+
+// said is what a reply says of its name, to compare replies by: what stands
+// there, and what stands behind an alias as far as it stays in the zone.
+func (r dnsReply) said(apex string) []string {
+	if len(r.chain) == 0 || !inZone(r.chain[0], apex) {
+		return r.own
+	}
+	out := slices.Clone(r.own)
+	last := len(r.chain) - 1
+	for i, n := range r.chain[:last] {
+		out = append(out, strings.TrimSuffix(n, ".")+": CNAME "+strings.TrimSuffix(r.chain[i+1], "."))
+		if !inZone(r.chain[i+1], apex) {
+			return out
+		}
+	}
+	if r.cutAlias {
+		return out
+	}
+	end := strings.TrimSuffix(r.chain[last], ".") + ": "
+	if len(r.records) == 0 {
+		return append(out, end+"nothing")
+	}
+	for _, text := range r.show() {
+		out = append(out, end+text)
+	}
+	return out
+}
+
+// agrees compares what two replies say. Where one of them was not followed to the
+// end of its alias they agree as far as it goes.
+func (r dnsReply) agrees(other dnsReply, apex string) bool {
+	x, y := r.said(apex), other.said(apex)
+	switch {
+	case r.cutAlias && len(x) < len(y):
+		y = y[:len(x)]
+	case other.cutAlias && len(y) < len(x):
+		x = x[:len(y)]
+	}
+	return slices.Equal(x, y)
+}
+
 // worst gives the worst of the authoritative answers, by which the verdict
 // goes while servers disagree: receivers get it by chance. With equal ones the
 // order of their texts decides, so that each run says the same.
 func (k *checker) worst(q keyQuestion, replies []dnsReply) (worst dnsReply, ok bool) {
-	at, differ := 0, false
+	at, differ, apex := 0, false, k.zone().apex
 	for i, r := range replies {
 		if r.state == dnsFailed || !r.authoritative {
 			continue
@@ -296,11 +369,11 @@ func (k *checker) worst(q keyQuestion, replies []dnsReply) (worst dnsReply, ok b
 			worst, at, ok = r, i, true
 			continue
 		}
-		if slices.Equal(r.own, worst.own) {
+		if r.agrees(worst, apex) {
 			continue
 		}
 		differ = true
-		if c := cmp.Compare(k.badness(q, r), k.badness(q, worst)); c > 0 || c == 0 && slices.Compare(r.own, worst.own) < 0 {
+		if c := cmp.Compare(k.badness(q, r), k.badness(q, worst)); c > 0 || c == 0 && slices.Compare(r.said(apex), worst.said(apex)) < 0 {
 			worst, at = r, i
 		}
 	}
@@ -326,8 +399,8 @@ func (k *checker) badness(q keyQuestion, r dnsReply) int {
 			return 1
 		}
 		return 0
-	case len(texts) == 0 && len(r.chain) > 0:
-		return 1 // an alias, which is followed only when it is the answer taken
+	case r.cutAlias:
+		return 1 // an alias out of the zone, which is followed only when it is the answer taken
 	case q.typ != "TXT":
 		return min(1, max(0, 1-len(r.records)))
 	case target >= 0:
@@ -412,7 +485,7 @@ func (k *checker) checkZone(ctx context.Context) {
 		wg.Go(func() { results[i].cached = k.ask.ask(ctx, results[i].q.name, results[i].q.typ) })
 		for j, s := range z.servers {
 			if s.Address != "" {
-				wg.Go(func() { results[i].replies[j] = k.ask.askServer(ctx, s.Address, results[i].q.name, results[i].q.typ) })
+				wg.Go(func() { results[i].replies[j] = k.askOwn(ctx, z.apex, s.Address, results[i].q) })
 			}
 		}
 	}
@@ -485,10 +558,10 @@ func (k *checker) compare(z zoneServers, q keyQuestion, replies []dnsReply, cach
 		}
 		if first == nil {
 			first = r
-		} else if !slices.Equal(first.own, r.own) {
+		} else if !first.agrees(*r, z.apex) {
 			agree = false
 		}
-		found = append(found, z.servers[j].Name+": "+ownText(r.own))
+		found = append(found, z.servers[j].Name+": "+ownText(r.said(z.apex)))
 	}
 	if first == nil {
 		return
@@ -519,9 +592,9 @@ func (k *checker) compare(z zoneServers, q keyQuestion, replies []dnsReply, cach
 			f.Level = DomainUnknown // whether receivers fare as the resolver does
 		}
 		k.add("zone_resolver_fails", f)
-	case !slices.Equal(first.own, cached.own):
+	case !first.agrees(cached, z.apex):
 		f := DomainFinding{
-			Name: name, Type: q.typ, Found: []string{"zone: " + ownText(first.own), "cache: " + ownText(cached.own)},
+			Name: name, Type: q.typ, Found: []string{"zone: " + ownText(first.said(z.apex)), "cache: " + ownText(cached.said(z.apex))},
 			Summary: "The change at " + name + " is published.",
 		}
 		if cached.ttl > 0 {

@@ -167,6 +167,68 @@ func TestCheckDomainServersDisagree(t *testing.T) {
 	}
 }
 
+// An alias that stays in the zone says nothing by itself: what counts is what the
+// servers hold behind it.
+func TestCheckDomainAliasInZone(t *testing.T) {
+	t.Parallel()
+	dkim := testSelector + "._domainkey.acme.test"
+	const dmarc = "_dmarc.acme.test CNAME d.acme.test"
+	sound := []string{"-" + dkim + " TXT", dkim + " CNAME k.acme.test", "k.acme.test CNAME k2.acme.test", "k2.acme.test TXT" + quoted(testKey), "-_dmarc.acme.test TXT", dmarc, `d.acme.test TXT "v=DMARC1; p=reject; rua=mailto:d@acme.test"`}
+	but := func(line string) string { // the sound zone with another line for a name and type
+		out := slices.Clone(sound)
+		f := strings.Fields(strings.TrimPrefix(line, "-"))
+		out = slices.DeleteFunc(out, func(l string) bool { g := strings.Fields(l); return g[0] == f[0] && g[1] == f[1] })
+		if !strings.HasPrefix(line, "-") {
+			out = append(out, line)
+		}
+		return zone(out...)
+	}
+	good := zone(sound...)
+	const outward = "k2.acme.test CNAME k.host.test"
+	moved := zone(append(slices.DeleteFunc(slices.Clone(sound), func(l string) bool { return strings.HasPrefix(l, "k2.") }), outward)...)
+	tests := []struct {
+		name            string
+		cache, one, two string
+		minimal         bool // the servers give the alias alone
+		ready           bool
+		want            []string // zone findings
+		code            string   // one more
+		text            string
+	}{
+		{"all agree", good, good, good, false, true, []string{}, "", ""},
+		{"all agree, each alias alone", good, good, good, true, true, []string{}, "", ""},
+		{"one lacks the key", good, good, but("-k2.acme.test TXT"), false, false, []string{"fail zone_servers_disagree"}, "dkim_cname_dangling", "ns2.acme.test: CNAME k.acme.test | k.acme.test: CNAME k2.acme.test | k2.acme.test: nothing"},
+		{"one lacks the key, each alias alone", good, good, but("-k2.acme.test TXT"), true, false, []string{"fail zone_servers_disagree"}, "dkim_cname_dangling", "k2.acme.test: nothing"},
+		{"one has it revoked", good, but("k2.acme.test TXT \"k=rsa; p=\""), good, false, false, []string{"fail zone_servers_disagree"}, "dkim_revoked", "ns1"},
+		{"one leads elsewhere in the middle", good, good, but("k.acme.test CNAME gone.acme.test"), false, false, []string{"fail zone_servers_disagree"}, "dkim_cname_dangling", "gone.acme.test: nothing"},
+		{"one has a milder policy", good, good, but(`d.acme.test TXT "v=DMARC1; p=none; rua=mailto:d@acme.test"`), false, false, []string{"fail zone_servers_disagree"}, "dmarc_p_none", ""},
+		{"published now, the cache denies it", but("-k2.acme.test TXT"), good, good, false, true, []string{"info zone_cached"}, "", "300 s"},
+		{"removed now, the cache has it", good, but("-k2.acme.test TXT"), but("-k2.acme.test TXT"), false, false, []string{"info zone_cached"}, "dkim_cname_dangling", "k2.acme.test: nothing"},
+		{"the alias leads out of the zone", moved + "\nk.host.test TXT" + quoted(testKey), moved, moved, false, true, []string{}, "", ""},
+		{"the servers hold a zone that is not asked of them", moved + "\nk.host.test TXT" + quoted(testKey), moved + "\nk.host.test TXT \"k=rsa; p=\"", moved, false, true, []string{}, "", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			cache, one, two := dnstest.Start(t, tt.cache), dnstest.Start(t, tt.one), dnstest.Start(t, tt.two)
+			if tt.minimal {
+				one.Fail("*", "*", dnstest.Fault{CutAlias: true})
+				two.Fail("*", "*", dnstest.Fault{CutAlias: true})
+			}
+			r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, DKIMValue: testKey, Resolver: zoneClient(t, cache, one, two)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(tt.want, zoneCodes(r)); d != "" || r.Ready != tt.ready || !strings.Contains(r.Text(), tt.text) {
+				t.Errorf("ready %v, findings (-want +got):\n%s\n%s", r.Ready, d, r.Text())
+			}
+			if tt.code != "" {
+				finding(t, r, tt.code)
+			}
+		})
+	}
+}
+
 // A server that answers too late for the verdict is still heard: the domain is
 // not ready while it says something else.
 func TestCheckDomainLateServerDisagrees(t *testing.T) {

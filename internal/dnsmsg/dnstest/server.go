@@ -34,6 +34,8 @@ type Fault struct {
 	// Lame replies without authority (the AA bit) and without records, as a
 	// server does that was never given the zone.
 	Lame bool
+	// CutAlias leaves it to the asker to follow an alias.
+	CutAlias bool
 	// WrongID replies with another id before, never the right one.
 	WrongID bool
 	// Truncate cuts each UDP reply; with TCPDrop the TCP one never comes.
@@ -397,6 +399,9 @@ func (s *Server) look(name string, typ dnsmsg.Type) (f Fault, answers, authority
 			break
 		}
 		answers = append(answers, *alias)
+		if f.CutAlias {
+			break
+		}
 		at = alias.Target
 	}
 	if len(answers) == 0 || rcode != 0 {
