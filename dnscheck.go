@@ -124,10 +124,12 @@ type checker struct {
 	looked   map[keyQuestion]func() dnsReply
 	zone     func() zoneServers
 	ttls     map[string]time.Duration // of the key records, from the zone
+	aliases  map[string]string        // names that are an alias, and of what
 
 	alignUnknown bool      // whether DKIM and SPF align could not be told of both
 	orgUnasked   *dnsReply // why the organisational domain is not known
 	apart        map[string]dmarcApart
+	inPlace      []ReplacedRecord // what stands where the Return-Path alias should
 
 	late  map[string]bool   // servers that are not waited for any more
 	sayer map[string]string // names about which servers disagree: whose answer was taken
@@ -138,7 +140,7 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	if err != nil {
 		return nil, err
 	}
-	k := &checker{DomainCheck: c, domain: name, shared: shared != nil, notes: map[string]string{}, looked: map[keyQuestion]func() dnsReply{}, ttls: map[string]time.Duration{}, late: map[string]bool{}, sayer: map[string]string{}}
+	k := &checker{DomainCheck: c, domain: name, shared: shared != nil, notes: map[string]string{}, looked: map[keyQuestion]func() dnsReply{}, ttls: map[string]time.Duration{}, aliases: map[string]string{}, late: map[string]bool{}, sayer: map[string]string{}}
 	for _, f := range []struct {
 		field string
 		value *string
@@ -361,7 +363,7 @@ func (k *checker) finish() {
 		r.Areas = append(r.Areas, a)
 		r.Level = worse(r.Level, a.Level)
 	}
-	oneRecordEach(r.Findings)
+	k.settlePublish(r.Findings)
 	r.Ready = k.ready()
 	r.Queries = k.ask.log()
 }

@@ -38,7 +38,10 @@ type DMARCReport struct {
 
 // DMARCStep is one step of the ratchet from p=none to p=reject.
 type DMARCStep struct {
-	// Policy to move to, and the record to publish then.
+	// Change is what the step does, such as "p=quarantine", "sp=reject" or
+	// "without t=y".
+	Change string `json:"change"`
+	// Policy is p after the step; Publish the record to publish then.
 	Policy  string       `json:"policy"`
 	Publish DomainRecord `json:"publish"`
 	// When lists what must be true before.
@@ -252,42 +255,55 @@ func policyNode(nodes []dmarcNode, org string) *dmarcNode {
 //
 // It reports whether a record was meant there.
 func (k *checker) dmarcTexts(ctx context.Context, rep *DMARCReport, own dmarcNode, policy *dmarcNode) (meant bool) {
+	var near []string
 	for _, t := range own.reply.texts() {
-		if isDMARC(t) {
-			continue
-		}
-		if why := nearDMARC(t); why != "" {
-			f := DomainFinding{
+		switch {
+		case isDMARC(t):
+		case nearDMARC(t) != "":
+			near = append(near, t)
+		default:
+			k.add("dmarc_other_txt", DomainFinding{
 				Name: own.reply.name, Type: "TXT", Found: []string{t},
-				Summary: "A TXT record at _dmarc." + k.domain + " looks like DMARC but is not read as such: " + why + ".",
-				Fix:     "Replace it by the record below.",
-			}
-			if len(own.texts) > 0 {
-				f.Level, f.Fix = DomainWarn, "Delete it; the domain has a DMARC record beside it."
-				k.add("dmarc_near_miss", f)
-				continue
-			}
-			var most *dmarcForce
-			if policy != nil {
-				f.Level = DomainWarn
-				f.Summary += " That of " + policy.name + " applies in its place."
-				most = policy.rec.forceBelow(k.exists(ctx))
-			}
-			m := mendDMARC(t, k.DMARCReports, most)
-			f.Publish = []DomainRecord{txtRecord("_dmarc."+k.domain, m.text, t)}
-			f.Fix += m.tail()
-			k.stepAfter(rep, m)
+				Summary: "Another TXT record stands at _dmarc." + k.domain + "; a wildcard record of the zone may be answering there.",
+				Fix:     "Remove it, or give _dmarc a TXT record of its own.",
+			})
+		}
+	}
+	if len(near) == 0 {
+		return false
+	}
+	var most *dmarcForce
+	if policy != nil {
+		most = policy.rec.forceBelow(k.exists(ctx))
+	}
+	// One record takes the place of all of them.
+	m := mendDMARC(near, k.DMARCReports, most)
+	if len(own.texts) == 0 {
+		k.stepAfter(rep, m)
+	}
+	for _, t := range near {
+		f := DomainFinding{
+			Name: own.reply.name, Type: "TXT", Found: []string{t},
+			Summary: "A TXT record at _dmarc." + k.domain + " looks like DMARC but is not read as such: " + nearDMARC(t) + ".",
+			Fix:     "Delete it; the domain has a DMARC record beside it.",
+		}
+		if len(own.texts) > 0 {
+			f.Level = DomainWarn
 			k.add("dmarc_near_miss", f)
-			meant = true
 			continue
 		}
-		k.add("dmarc_other_txt", DomainFinding{
-			Name: own.reply.name, Type: "TXT", Found: []string{t},
-			Summary: "Another TXT record stands at _dmarc." + k.domain + "; a wildcard record of the zone may be answering there.",
-			Fix:     "Remove it, or give _dmarc a TXT record of its own.",
-		})
+		if policy != nil {
+			f.Level = DomainWarn
+			f.Summary += " That of " + policy.name + " applies in its place."
+		}
+		f.Fix = "Replace it by the record below." + m.tail()
+		if len(near) > 1 {
+			f.Fix = fmt.Sprintf("Replace all %d such records by the one below.", len(near)) + m.tail()
+		}
+		f.Publish = []DomainRecord{txtRecord("_dmarc."+k.domain, m.text, near...)}
+		k.add("dmarc_near_miss", f)
 	}
-	return meant
+	return len(own.texts) == 0
 }
 
 // dmarcMultiple proposes one record in place of several.
@@ -299,7 +315,7 @@ func (k *checker) dmarcMultiple(rep *DMARCReport, own dmarcNode, policy *dmarcNo
 			best = d
 		}
 	}
-	m := best.mend(k.DMARCReports, nil)
+	m := best.withReports(own.texts).mend(k.DMARCReports, nil)
 	k.stepAfter(rep, m)
 	summary := fmt.Sprintf("There are %d DMARC records at _dmarc.%s; receivers then use none of them.", len(own.texts), k.domain)
 	fix := "Delete them all and publish the one below. Its policy is p=none, because that is what receivers do now; the steps to a stricter one come after."
@@ -433,21 +449,15 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 			rep.Policy = dmarcPolicies[i-1]
 		}
 	}
-	if milder(d.sp, d.p) {
-		k.add("dmarc_sp_weaker", DomainFinding{
-			Name: n.reply.name, Type: "TXT", Found: found, Optional: true,
-			Summary: fmt.Sprintf("Subdomains are protected less (sp=%s) than the domain itself (p=%s); forgers use any subdomain.", d.sp, d.p),
-			Fix:     "Once " + subdomainsReady + ", publish this. It is one step stricter.",
-			Publish: []DomainRecord{txtRecord(n.reply.name, d.raised("sp", k.DMARCReports), d.text)},
-		})
-	}
-	if milder(d.np, d.p) {
-		k.add("dmarc_np_weaker", DomainFinding{
-			Name: n.reply.name, Type: "TXT", Found: found, Optional: true,
-			Summary: fmt.Sprintf("Subdomains that do not exist are protected less (np=%s) than the domain itself (p=%s); forgers use any subdomain.", d.np, d.p),
-			Fix:     "Once the reports show no mail of yours from names that have neither an address nor an MX record, publish this.",
-			Publish: []DomainRecord{txtRecord(n.reply.name, d.raised("np", k.DMARCReports), d.text)},
-		})
+	// Neither is a record to publish today: the steps lead there, one at a time.
+	for _, w := range []struct{ code, key, who, value, when string }{
+		{"dmarc_sp_weaker", "sp", "Subdomains", d.sp, subdomainsReady},
+		{"dmarc_np_weaker", "np", "Subdomains that do not exist", d.np, noGhosts},
+	} {
+		if milder(w.value, d.p) {
+			add(w.code, fmt.Sprintf("%s are protected less (%s=%s) than the domain itself (p=%s); forgers use any subdomain.", w.who, w.key, w.value, d.p),
+				fmt.Sprintf("Once %s, make it %s=%s. The steps for DMARC lead there, one at a time.", w.when, w.key, dmarcPolicies[strength(w.value)+1]))
+		}
 	}
 	if rep.Policy == "none" && !rep.Inherited {
 		add("dmarc_p_none", "The policy is none: receivers report, but let forged mail through.", "Nothing today. The report names the next step, and what must be true before it.")
@@ -476,40 +486,43 @@ func (k *checker) exists(ctx context.Context) bool {
 	return !mx.absent() || !a.absent()
 }
 
-const subdomainsReady = "two weeks of reports show that all mail from your subdomains passes DMARC too"
+const (
+	mailReady       = "two weeks of reports show that all mail you know of passes DMARC"
+	subdomainsReady = "two weeks of reports show that all mail from your subdomains passes DMARC too"
+	noGhosts        = "two weeks of reports show no mail of yours from names that have neither an address nor an MX record"
+)
 
 // nextStep is the ratchet, of which each step takes a policy up by one. It
-// starts from the record as it should be, so that a
-// step taken does not bring a fault back.
+// starts from the record as it should be, so that a step taken does not bring a
+// fault back.
 func (n *dmarcNode) nextStep(reports string) *DMARCStep {
 	d := n.rec
 	base := parseDMARC(d.mended(reports))
-	step := func(policy, text string, when ...string) *DMARCStep {
-		return &DMARCStep{Policy: policy, Publish: txtRecord(n.reply.name, text, d.text), When: when}
+	step := func(change, policy, text string, when ...string) *DMARCStep {
+		return &DMARCStep{Change: change, Policy: policy, Publish: txtRecord(n.reply.name, text, d.text), When: when}
 	}
-	const mailReady = "two weeks of reports show that all mail you know of passes DMARC"
 	if t, ok := base.list.Get("t"); ok && base.testing {
 		text := base.text[:t.ValuePos] + "n" + base.text[t.ValuePos+len(t.Value):]
 		if base.partly() >= 0 {
 			text = without(text, "pct")
 		}
-		return step(d.p, text, mailReady)
+		return step("without t=y", d.p, text, mailReady)
 	}
 	if base.partly() >= 0 {
-		return step(d.p, without(base.text, "pct"), mailReady)
+		return step("without pct="+base.list.Value("pct"), d.p, without(base.text, "pct"), mailReady)
 	}
 	i := slices.Index(dmarcPolicies, d.p)
 	if i == len(dmarcPolicies)-1 {
 		switch {
 		case milder(d.sp, d.p):
-			return step(d.p, d.raised("sp", reports), subdomainsReady)
+			return step("sp="+dmarcPolicies[strength(d.sp)+1], d.p, d.raised("sp", reports), subdomainsReady)
 		case milder(d.np, d.p):
-			return step(d.p, d.raised("np", reports), "two weeks of reports show no mail of yours from names that have neither an address nor an MX record")
+			return step("np="+dmarcPolicies[strength(d.np)+1], d.p, d.raised("np", reports), noGhosts)
 		}
 		return nil
 	}
 	next := dmarcPolicies[i+1]
-	s := step(next, base.withPolicy(next))
+	s := step("p="+next, next, base.withPolicy(next))
 	if len(d.rua) == 0 {
 		s.When = append(s.When, "a report address (rua) is published and its mailbox is read")
 	}

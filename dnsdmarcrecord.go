@@ -266,18 +266,32 @@ func uris(t taglist.Tag, bad func(code, fix, format string, args ...any)) (out [
 	return out
 }
 
-// mendDMARC writes a text that was meant as a record as one: the version first,
+// mendDMARC writes texts that were meant as a record as one: the version first,
 // and without what panels and copying add.
-func mendDMARC(s, reports string, most *dmarcForce) dmarcMend {
+func mendDMARC(texts []string, reports string, most *dmarcForce) dmarcMend {
 	const junk = " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u00a0\ufeff"
-	s = strings.ReplaceAll(strings.Trim(s, junk), `\;`, ";")
 	out := []string{"v=DMARC1"}
-	for _, t := range taglist.Parse(semicolons(s), true).Tags {
-		if t.Key != "v" {
-			out = append(out, t.Key+"="+t.Value)
+	for _, s := range texts {
+		s = strings.ReplaceAll(strings.Trim(s, junk), `\;`, ";")
+		for _, t := range taglist.Parse(semicolons(s), true).Tags {
+			if t.Key != "v" {
+				out = append(out, t.Key+"="+t.Value)
+			}
 		}
 	}
 	return parseDMARC(strings.Join(out, "; ")).mend(reports, most)
+}
+
+// withReports is the record with the report addresses of other ones behind its
+// own, so that whoever reads them goes on getting them.
+func (d *dmarcRecord) withReports(texts []string) *dmarcRecord {
+	out := d.text
+	for _, t := range texts {
+		if rua, ok := parseDMARC(t).list.Get("rua"); ok && t != d.text {
+			out += "; rua=" + rua.Value
+		}
+	}
+	return parseDMARC(out)
 }
 
 // dmarcForce is how much receivers do, as places in dmarcPolicies: about mail
@@ -370,7 +384,7 @@ func (d *dmarcRecord) mend(reports string, most *dmarcForce) dmarcMend {
 		case "sp", "np":
 			value = policies.values[t.Key]
 		case "rua", "ruf":
-			list := mendURIs(t.Value)
+			list := mendURIs(strings.Join(d.all(t.Key), ","))
 			if len(list) == 0 && t.Key == "rua" {
 				list = []string{"mailto:" + reports}
 			}
@@ -410,6 +424,16 @@ func (d *dmarcRecord) mend(reports string, most *dmarcForce) dmarcMend {
 		}
 	}
 	return dmarcMend{strings.Join(out, "; "), policies.later}
+}
+
+// all are the values of a tag that stands more than once.
+func (d *dmarcRecord) all(key string) (values []string) {
+	for _, t := range d.list.Tags {
+		if t.Key == key {
+			values = append(values, t.Value)
+		}
+	}
+	return values
 }
 
 // dmarcPolicySet holds the policies of a mended record by tag.
@@ -495,7 +519,10 @@ func mendURIs(list string) (out []string) {
 		if has && plainLocal(strings.ReplaceAll(fields, ":", "")) {
 			addr += "?" + fields
 		}
-		if out = append(out, "mailto:"+addr); len(out) == 2 {
+		if uri := "mailto:" + addr; !slices.ContainsFunc(out, func(o string) bool { return strings.EqualFold(o, uri) }) {
+			out = append(out, uri)
+		}
+		if len(out) == 2 {
 			break
 		}
 	}

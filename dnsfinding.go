@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
 	"github.com/getfluxly/fluxly/internal/spf"
 )
 
@@ -74,16 +75,34 @@ type DomainRecord struct {
 	Value string `json:"value"`
 	// Strings is the value in strings of at most 255 bytes, for a zone file.
 	Strings []string `json:"strings,omitempty"`
-	// Replaces are the values that must go when this one comes.
-	Replaces []string `json:"replaces,omitempty"`
+	// Replaces are the records at Name that must go when this one comes, of
+	// its own type or of another one.
+	Replaces []ReplacedRecord `json:"replaces,omitempty"`
 }
 
+// ReplacedRecord is a record that stands where another one is to be published.
+type ReplacedRecord struct {
+	// Type is that of the record, such as "TXT" or "A".
+	Type  string `json:"type"`
+	Value string `json:"value"`
+}
+
+// txtRecord is a text to publish in place of other texts.
 func txtRecord(name, value string, replaces ...string) DomainRecord {
 	r := DomainRecord{Name: strings.TrimSuffix(name, "."), Type: "TXT", Value: value, Strings: spf.Split(value)}
-	if len(replaces) > 0 {
-		r.Replaces = replaces
+	for _, v := range replaces {
+		r.Replaces = append(r.Replaces, ReplacedRecord{"TXT", v})
 	}
 	return r
+}
+
+// shown is the old record as the reports name it: its type is said when it is
+// not that of the new one.
+func (o ReplacedRecord) shown(typ string) string {
+	if o.Type == typ {
+		return printable(o.Value)
+	}
+	return o.Type + " " + printable(o.Value)
 }
 
 // DomainArea is one part of the check.
@@ -136,6 +155,30 @@ func (k *checker) add(code string, f DomainFinding) {
 	k.mu.Unlock()
 }
 
+// settlePublish makes the records to publish fit what stands at their names and
+// each other, whichever check asked for them.
+func (k *checker) settlePublish(list []DomainFinding) {
+	for i := range list {
+		k.inPlaceOfAlias(&list[i])
+	}
+	oneRecordEach(list)
+}
+
+// inPlaceOfAlias: nothing may stand beside an alias (RFC 1034 section 3.6.2), and
+// the texts that were found stand at its end.
+func (k *checker) inPlaceOfAlias(f *DomainFinding) {
+	for i := range f.Publish {
+		rec := &f.Publish[i]
+		target, ok := k.aliases[dnsmsg.Canonical(rec.Name)]
+		if rec.Type != "TXT" || !ok {
+			continue
+		}
+		target = strings.TrimSuffix(target, ".")
+		rec.Replaces = []ReplacedRecord{{"CNAME", target}}
+		f.Fix += plain(" " + rec.Name + " is an alias (CNAME record) of " + target + ": delete the alias before you add the record; or leave it, and have the record at " + target + " changed.")
+	}
+}
+
 // oneRecordEach leaves the first SPF and the first DMARC record that is to be
 // published at a name, and makes the other findings speak of it: of two records
 // receivers would use none.
@@ -156,7 +199,7 @@ func oneRecordEach(list []DomainFinding) {
 			}
 			known, ok := first[place{rec.Name, kind}]
 			if ok && known.Value != rec.Value {
-				f.Fix = "Only one such record may stand at " + rec.Name + ": publish the one given above, and delete this one."
+				f.Fix = "Only one such record may stand at " + rec.Name + ": publish the one given above, take over into it what you need of this one, and delete this one."
 				continue
 			}
 			first[place{rec.Name, kind}] = rec

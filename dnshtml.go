@@ -44,7 +44,9 @@ type htmlFinding struct {
 // Rest is what was found and does not stand among the records to replace.
 func (f htmlFinding) Rest() []string {
 	return slices.DeleteFunc(slices.Clone(f.Found), func(v string) bool {
-		return slices.ContainsFunc(f.Records, func(p htmlRecord) bool { return p.Same == 0 && slices.Contains(p.Replaces, v) })
+		return slices.ContainsFunc(f.Records, func(p htmlRecord) bool {
+			return p.Same == 0 && slices.ContainsFunc(p.Replaces, func(o ReplacedRecord) bool { return o.Value == v })
+		})
 	})
 }
 
@@ -141,7 +143,7 @@ dt{font-weight:600}dd{margin:0 0 .5rem}
 {{end}}</tbody></table>
 {{with .Todo}}<h2>What to do</h2>{{with $.Where}}<p>{{.}}</p>{{end}}{{range .}}{{template "finding" .}}{{end}}{{end}}
 {{with .Notes}}<h2>Good to know</h2>{{range .}}{{template "finding" .}}{{end}}{{end}}
-{{with .DMARC.Next}}<h2>Next step for DMARC: p={{.Policy}}</h2><p>Not today. Take it when</p><ul>{{range .When}}<li>{{.}}</li>{{end}}</ul>{{template "record" $.Step}}{{end}}
+{{with .DMARC.Next}}<h2>Next step for DMARC: {{.Change}}</h2><p>Not today. Take it when</p><ul>{{range .When}}<li>{{.}}</li>{{end}}</ul>{{template "record" $.Step}}{{end}}
 {{with .SPF.Tree}}{{if .Record}}<h2>SPF: {{.Lookups}} of 10 look-ups</h2>
 <p>The SPF record and all that it pulls in. A receiver may look up ten names for one mail; the number before each part is what it takes, with everything below it.</p>
 <ul class="tree"><li><span class="cost{{if gt .Lookups 10}} over{{end}}">{{.Lookups}}</span> <code>{{printable .Domain}}</code>{{template "terms" .}}</li></ul>{{end}}{{end}}
@@ -154,6 +156,6 @@ dt{font-weight:600}dd{margin:0 0 .5rem}
 {{with .Rest}}<p class="small">Found{{with $.Name}} at {{printable .}}{{end}}:{{range .}}<br><code>{{printable .}}</code>{{end}}</p>{{end}}
 <p class="small">{{.Code}}{{with .RFC}}, {{.}}{{end}}</p></div>
 {{end}}
-{{define "record"}}{{if .Same}}<p>The record is that of {{.Same}}.</p>{{else}}<div class="publish"><p><b>{{.Title}}</b></p><table><tr><td>Type</td><td><code>{{.Type}}</code></td></tr><tr><td>Host</td><td><code>{{.Name}}</code> <span class="small">{{.Panel}}</span></td></tr><tr><td>Value</td><td><code>{{.Entered}}</code></td></tr>{{range .Replaces}}<tr><td>Old</td><td><code>{{printable .}}</code></td></tr>{{end}}</table></div>{{end}}{{end}}
+{{define "record"}}{{if .Same}}<p>The record is that of {{.Same}}.</p>{{else}}<div class="publish"><p><b>{{.Title}}</b></p><table><tr><td>Type</td><td><code>{{.Type}}</code></td></tr><tr><td>Host</td><td><code>{{.Name}}</code> <span class="small">{{.Panel}}</span></td></tr><tr><td>Value</td><td><code>{{.Entered}}</code></td></tr>{{$type := .Type}}{{range .Replaces}}<tr><td>{{if eq .Type $type}}Old{{else}}Delete{{end}}</td><td><code>{{if ne .Type $type}}{{.Type}} {{end}}{{printable .Value}}</code></td></tr>{{end}}</table></div>{{end}}{{end}}
 {{define "terms"}}<ul>{{range .Terms}}<li><span class="cost{{if eq .Lookups 0}} zero{{end}}">{{.Lookups}}</span> <code>{{printable .Text}}</code>{{if ne .State "ok"}} <span class="small">{{state .State}}</span>{{end}}{{with .Tree}}{{if .Terms}}{{template "terms" .}}{{end}}{{end}}</li>{{end}}</ul>{{end}}
 `

@@ -22,7 +22,7 @@ func (r *DomainReport) Text() string {
 	}
 	r.todo(&b)
 	if n := r.DMARC.Next; n != nil {
-		fmt.Fprintf(&b, "\nNext step for DMARC: p=%s. Not today; take it when\n", n.Policy)
+		fmt.Fprintf(&b, "\nNext step for DMARC: %s. Not today; take it when\n", n.Change)
 		for _, w := range n.When {
 			b.WriteString("  - " + w + "\n")
 		}
@@ -119,6 +119,11 @@ func (f DomainFinding) elsewhere() bool {
 
 func writeRecord(b *strings.Builder, in, domain string, p DomainRecord, optional bool) {
 	fmt.Fprintf(b, "%s%s\n%s  Type:  %s\n%s  Host:  %s  %s\n%s  Value: %s\n", in, recordTitle(p, optional), in, p.Type, in, p.Name, panelHost(domain, p.Name), in, p.entered())
+	for _, old := range p.Replaces {
+		if old.Type != p.Type { // those of its type are what was found
+			b.WriteString(in + "  Delete the " + old.Type + " record there: " + printable(old.Value) + "\n")
+		}
+	}
 }
 
 // entered is the value as it is to be entered: whole, and not escaped in any
@@ -214,7 +219,7 @@ func (r *DomainReport) Zone() string {
 			seen[line] = true
 			fmt.Fprintf(&b, "\n; %s (%s)\n", strings.ReplaceAll(f.Summary, "\n", " "), f.Code)
 			for _, old := range p.Replaces {
-				b.WriteString("; replaces: " + printable(old) + "\n")
+				b.WriteString("; replaces: " + old.shown(p.Type) + "\n")
 			}
 			if f.elsewhere() {
 				for _, v := range f.Found {

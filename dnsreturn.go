@@ -86,16 +86,23 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 				Name: k.ReturnPath, Type: typ, Found: r.own,
 				Summary: "Other records stand beside the alias at " + k.ReturnPath + ".",
 				Fix:     "Remove every record at " + k.ReturnPath + " except the CNAME.",
-				Publish: []DomainRecord{{Name: k.ReturnPath, Type: "CNAME", Value: st.Target}},
 			})
 		}
 		return
+	}
+	if typ == "TXT" && r.state == dnsFound && !k.wildcard(ctx, "TXT") {
+		k.inPlace = besideAlias(r.own)
 	}
 	// Only now is it worth knowing whether a panel published an address in
 	// place of the alias.
 	switch a := k.ask.addrs(ctx, k.ReturnPath); {
 	case a.state == dnsFound && len(a.chain) == 0:
 		st.State, st.Wildcard = "address", k.wildcard(ctx, "A")
+		for _, rec := range a.records {
+			if !st.Wildcard {
+				k.inPlace = append(k.inPlace, ReplacedRecord{rec.Type.String(), rec.Addr.String()})
+			}
+		}
 	case a.state == dnsFailed:
 		if k.ask.querier == nil {
 			k.unasked("returnpath_unasked", "the Return-Path alias", a)
@@ -105,6 +112,17 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 	default: // an alias that a cache still has leads to addresses, too
 		st.State = "missing"
 	}
+}
+
+// besideAlias are the texts at a name, where nothing may stand beside an alias
+// (RFC 1034 section 3.6.2).
+func besideAlias(own []string) (out []ReplacedRecord) {
+	for _, v := range own {
+		if !strings.HasPrefix(v, "CNAME ") {
+			out = append(out, ReplacedRecord{"TXT", v})
+		}
+	}
+	return out
 }
 
 // wildcard asks for a name that nobody publishes, to see whether the zone
@@ -132,7 +150,7 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 	st := k.report.ReturnPath
 	f := DomainFinding{
 		Name: st.Host, Type: "CNAME", Level: DomainFail,
-		Publish:  []DomainRecord{{Name: st.Host, Type: "CNAME", Value: st.Want}},
+		Publish:  []DomainRecord{{Name: st.Host, Type: "CNAME", Value: st.Want, Replaces: k.inPlace}},
 		Optional: dkimAligned,
 	}
 	if dkimAligned {
@@ -142,10 +160,13 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 	case "missing":
 		f.Summary = "There is no alias at " + st.Host + ", so mail goes out with Postmark's own bounce address, and SPF does not count for your domain."
 		f.Fix = "Publish the CNAME record, then press Verify in Postmark."
+		if len(k.inPlace) > 0 {
+			f.Fix = "Delete what stands there, publish the CNAME record, then press Verify in Postmark. Nothing may stand beside a CNAME record."
+		}
 		k.add("returnpath_missing", f)
 	case "wrong":
 		f.Found = []string{st.Target}
-		f.Publish[0].Replaces = []string{st.Target}
+		f.Publish[0].Replaces = []ReplacedRecord{{"CNAME", st.Target}}
 		f.Summary = "The alias at " + st.Host + " points to " + st.Target + " instead of " + st.Want + "."
 		f.Fix = "Change the CNAME record."
 		if st.Wildcard {

@@ -55,12 +55,18 @@ func levelWord(l DomainLevel) string {
 // recordTitle says what to do with a record.
 func recordTitle(p DomainRecord, optional bool) string {
 	s := "Add this record"
-	switch len(p.Replaces) {
+	same := 0
+	for _, o := range p.Replaces {
+		if o.Type == p.Type {
+			same++
+		}
+	}
+	switch same {
 	case 0:
 	case 1:
 		s = "Put this record in place of the old one"
 	default:
-		s = "Delete the " + strconv.Itoa(len(p.Replaces)) + " old records and add this one"
+		s = "Delete the " + strconv.Itoa(same) + " old records and add this one"
 	}
 	if optional {
 		return s + ", if you want it"

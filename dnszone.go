@@ -152,6 +152,16 @@ func (k *checker) keyQuestions() []keyQuestion {
 // cache goes on denying a record for minutes after it was published (RFC 2308
 // section 5). Other answers of the cache stand, save an absence in the zone.
 func (k *checker) look(ctx context.Context, name, typ string) dnsReply {
+	r := k.lookUp(ctx, name, typ)
+	if len(r.chain) > 0 {
+		k.mu.Lock()
+		k.aliases[dnsmsg.Canonical(name)] = r.chain[0]
+		k.mu.Unlock()
+	}
+	return r
+}
+
+func (k *checker) lookUp(ctx context.Context, name, typ string) dnsReply {
 	q := keyQuestion{dnsmsg.Canonical(name), typ}
 	key := slices.Contains(k.keys, q)
 	if k.CacheOnly || k.ask.direct == nil || !key && !k.nearby(q.name) {
