@@ -33,6 +33,7 @@ var findingCatalogue = map[string]findingEntry{
 	"dkim_key_differs":     {DomainFail, "DKIM", "RFC 6376 section 6.1.2", "Postmark's signatures do not verify with this key, so every mail fails DKIM."},
 	"dkim_revoked":         {DomainFail, "DKIM", "RFC 6376 section 3.6.1", "Signatures with this selector fail."},
 	"dkim_syntax":          {DomainFail, "DKIM", "RFC 6376 section 3.2", "A verifier that cannot read the record treats it as no key."},
+	"dkim_comment":         {DomainWarn, "DKIM", "RFC 6376 section 3.2", "The key is read all the same by most; the grammar does not allow it."},
 	"dkim_empty_tag":       {DomainWarn, "DKIM", "RFC 6376 section 3.2", "The grammar does not allow it."},
 	"dkim_version":         {DomainFail, "DKIM", "RFC 6376 section 3.6.1", "Verifiers must discard such a record."},
 	"dkim_no_p":            {DomainFail, "DKIM", "RFC 6376 section 3.6.1", whyDKIM},

@@ -348,7 +348,7 @@ func (k *checker) dkimKey(r *DKIMReport, t dkimTarget, add func(code, summary, f
 
 // mendableDKIM are the findings about what stands around a key.
 var mendableDKIM = map[string]bool{
-	"dkim_syntax": true, "dkim_version": true, "dkim_empty_tag": true, "dkim_testing": true, "dkim_sha1_only": true, "dkim_no_email": true, "dkim_other_txt": true,
+	"dkim_syntax": true, "dkim_version": true, "dkim_empty_tag": true, "dkim_comment": true, "dkim_testing": true, "dkim_sha1_only": true, "dkim_no_email": true, "dkim_other_txt": true,
 }
 
 // mendDKIM writes a key record anew when the key in it is sound and only what
@@ -399,8 +399,12 @@ func parseDKIMKey(text string) (k dkimKeyRecord) {
 	}
 	l := taglist.Parse(text, false)
 	for _, f := range l.Faults {
-		if f.Kind == taglist.Empty {
+		switch t := tagAt(l, f.Pos); {
+		case f.Kind == taglist.Empty:
 			bad("dkim_empty_tag", "The key record has a stray semicolon at byte %d; some verifiers refuse it.", f.Pos)
+			continue
+		case f.Kind == taglist.BadValue && !slices.Contains(dkimTags, t):
+			bad("dkim_comment", "The tag %s of the key record, which verifiers do not use, has a byte outside of printable ASCII at %d; some refuse the record for it.", t, f.Pos)
 			continue
 		}
 		bad("dkim_syntax", "The key record cannot be read at byte %d: %s.", f.Pos, f.Text)
@@ -443,6 +447,19 @@ func parseDKIMKey(text string) (k dkimKeyRecord) {
 	}
 	k.public(bad)
 	return k
+}
+
+// dkimTags are the tags that a verifier goes by.
+var dkimTags = []string{"v", "k", "p", "h", "s", "t"}
+
+// tagAt is the name of the tag whose value holds a byte.
+func tagAt(l taglist.List, pos int) string {
+	for _, t := range l.Tags {
+		if pos >= t.ValuePos && pos < t.ValuePos+len(t.Value) {
+			return t.Key
+		}
+	}
+	return ""
 }
 
 func (k *dkimKeyRecord) public(bad func(code, format string, args ...any)) {

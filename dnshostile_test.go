@@ -201,6 +201,22 @@ func TestCheckDomainBogus(t *testing.T) {
 			}
 		})
 	}
+	// The zone of somebody else, to which the key is an alias: the domain's own DS
+	// record is not at fault.
+	t.Run("behind an alias", func(t *testing.T) {
+		t.Parallel()
+		text := zone("-"+dkim+" TXT", dkim+" CNAME k.host.test", "k.host.test TXT"+quoted(testKey))
+		cache, own := dnstest.Start(t, text), dnstest.Start(t, text)
+		cache.Fail(dkim, "TXT", dnstest.Fault{Bogus: true})
+		cache.Fail("k.host.test", "TXT", dnstest.Fault{Bogus: true})
+		r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: zoneClient(t, cache, own, own)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := finding(t, r, "dnssec_bogus"); r.Ready || f.Name != dkim || !strings.Contains(f.Fix, "owner of k.host.test") || strings.Contains(f.Fix, "DS record") {
+			t.Errorf("ready %v, %+v", r.Ready, f)
+		}
+	})
 	t.Run("signed", func(t *testing.T) {
 		t.Parallel()
 		r := checkZoneText(t, zone("acme.test DS x"), DomainCheck{Profiles: []DomainProfile{DNSSEC}})

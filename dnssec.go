@@ -16,11 +16,14 @@ type UncheckedQuerier interface {
 	QueryUnchecked(ctx context.Context, name, typ string) (DNSAnswer, error)
 }
 
-// bogus lists the names for which the resolver answers only when it is asked
-// not to validate, the domain itself first and the Return-Path last. A server
-// that is merely broken fails both times. Nothing is asked while the resolver
-// answers.
-func (k *checker) bogus(ctx context.Context) (names []string) {
+// bogusName is a name for which the resolver answers only when it is asked not
+// to validate. Behind an alias the fault may lie at its target.
+type bogusName struct{ name, target string }
+
+// bogus lists those names, the domain itself first and the Return-Path last. A
+// server that is merely broken fails both times. Nothing is asked while the
+// resolver answers.
+func (k *checker) bogus(ctx context.Context) (names []bogusName) {
 	if k.ask.unchecked == nil || k.ask.querier == nil {
 		return nil
 	}
@@ -31,17 +34,27 @@ func (k *checker) bogus(ctx context.Context) (names []string) {
 		}
 	}
 	qs = append(qs, keyQuestion{dnsmsg.Canonical(k.ReturnPath), "TXT"})
-	wrong := make([]bool, len(qs))
+	wrong := make([]*bogusName, len(qs))
 	var wg sync.WaitGroup
 	for i, q := range qs {
 		wg.Go(func() {
-			wrong[i] = k.ask.ask(ctx, q.name, q.typ).servfail && k.ask.askUnchecked(ctx, q.name, q.typ).state != dnsFailed
+			if !k.ask.ask(ctx, q.name, q.typ).servfail {
+				return
+			}
+			r := k.ask.askUnchecked(ctx, q.name, q.typ)
+			if r.state == dnsFailed {
+				return
+			}
+			wrong[i] = &bogusName{name: strings.TrimSuffix(q.name, ".")}
+			if n := len(r.chain); n > 0 && !k.nearby(r.chain[n-1]) && k.ask.ask(ctx, r.chain[n-1], q.typ).servfail {
+				wrong[i].target = strings.TrimSuffix(r.chain[n-1], ".")
+			}
 		})
 	}
 	wg.Wait()
-	for i, q := range qs {
-		if wrong[i] {
-			names = append(names, strings.TrimSuffix(q.name, "."))
+	for _, w := range wrong {
+		if w != nil {
+			names = append(names, *w)
 		}
 	}
 	return names
@@ -50,19 +63,35 @@ func (k *checker) bogus(ctx context.Context) (names []string) {
 // checkBogus runs in every check: a domain whose signatures are wrong does not
 // exist for receivers that validate, whatever its records say.
 func (k *checker) checkBogus(ctx context.Context) {
-	names := k.bogus(ctx)
-	if len(names) == 0 {
-		return
+	var own []string
+	for _, n := range k.bogus(ctx) {
+		if n.target == "" {
+			own = append(own, n.name)
+			continue
+		}
+		fix := "Ask the owner of " + n.target + " to have that zone signed anew"
+		if n.name != k.ReturnPath { // which must be an alias
+			fix += ", or publish the record at " + n.name + " itself in place of the alias"
+		}
+		k.addBogus(n.name, DomainFinding{
+			Summary: "The DNSSEC signatures at " + n.target + ", of which " + n.name + " is an alias, are wrong: the resolver refuses the records there (SERVFAIL), and gives them when it is asked not to check signatures.",
+			Fix:     fix + ".",
+		})
 	}
-	f := DomainFinding{
-		Area: "Zone", Name: names[0], Type: "TXT",
-		Summary: "The DNSSEC signatures at " + strings.Join(names, ", ") + " are wrong: the resolver refuses the records there (SERVFAIL), and gives them when it is asked not to check signatures.",
-		Fix:     "Ask whoever runs the DNS of the domain to sign it anew. Until then, have the DS record removed where the domain is registered; mail works without DNSSEC.",
+	if len(own) > 0 {
+		k.addBogus(own[0], DomainFinding{
+			Summary: "The DNSSEC signatures at " + strings.Join(own, ", ") + " are wrong: the resolver refuses the records there (SERVFAIL), and gives them when it is asked not to check signatures.",
+			Fix:     "Ask whoever runs the DNS of the domain to sign it anew. Until then, have the DS record removed where the domain is registered; mail works without DNSSEC.",
+		})
 	}
+}
+
+func (k *checker) addBogus(name string, f DomainFinding) {
+	f.Area, f.Name, f.Type = "Zone", name, "TXT"
 	if slices.Contains(k.Profiles, DNSSEC) {
 		f.Area = string(DNSSEC)
 	}
-	if names[0] == k.ReturnPath {
+	if name == k.ReturnPath {
 		f.Level = DomainWarn // DKIM is there all the same
 	}
 	k.add("dnssec_bogus", f)

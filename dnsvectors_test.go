@@ -233,6 +233,8 @@ func dkimVectors() []dkimVector {
 		{"Ed25519 key called RSA", one("k=rsa; p=" + ed), ""},
 		{"unknown type", one("k=dsa; p=" + k2048), ""},
 		{"type in capitals", one("k=RSA; p=" + k2048), ""},
+		{"a note beyond ASCII", one("v=DKIM1; n=café; p=" + k2048), ""},
+		{"a type beyond ASCII", one("v=DKIM1; k=rsä; p=" + k2048), ""},
 		{"revoked", one("v=DKIM1; k=rsa; p="), ""},
 		{"revoked with a blank", one("v=DKIM1; p= "), ""},
 		{"no p", one("v=DKIM1; k=rsa"), ""},
