@@ -91,6 +91,11 @@ func TestRealServers(t *testing.T) {
 			if err != nil || r.DKIM[0].State != "ok" || !slices.Equal(r.DKIM[0].Aliases, []string{"s1._domainkey.acme.test"}) {
 				t.Errorf("%s: %v, %+v", name, err, r.DKIM)
 			}
+			// NSD, Knot and BIND are the zone's own: each follows the alias itself.
+			r, err = CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: "alias", Resolver: c})
+			if err != nil || !r.Ready || len(zoneCodes(r)) > 0 {
+				t.Errorf("%s: %v\n%s", name, err, r.Text())
+			}
 			none, err := c.Query(t.Context(), "gone.acme.test", "TXT")
 			if err != nil || none.RCode != 3 || len(none.Authority) == 0 {
 				t.Errorf("%s: NXDOMAIN %v, %+v", name, err, none)
