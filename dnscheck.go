@@ -124,7 +124,7 @@ type checker struct {
 	looked   map[keyQuestion]func() dnsReply
 	zone     func() zoneServers
 	ttls     map[string]time.Duration // of the key records, from the zone
-	aliases  map[string]string        // names that are an alias, and of what
+	aliases  map[string][]string      // names that are an alias, and the names it leads through
 
 	alignUnknown bool      // whether DKIM and SPF align could not be told of both
 	orgUnasked   *dnsReply // why the organisational domain is not known
@@ -140,7 +140,7 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	if err != nil {
 		return nil, err
 	}
-	k := &checker{DomainCheck: c, domain: name, shared: shared != nil, notes: map[string]string{}, looked: map[keyQuestion]func() dnsReply{}, ttls: map[string]time.Duration{}, aliases: map[string]string{}, late: map[string]bool{}, sayer: map[string]string{}}
+	k := &checker{DomainCheck: c, domain: name, shared: shared != nil, notes: map[string]string{}, looked: map[keyQuestion]func() dnsReply{}, ttls: map[string]time.Duration{}, aliases: map[string][]string{}, late: map[string]bool{}, sayer: map[string]string{}}
 	for _, f := range []struct {
 		field string
 		value *string
@@ -285,7 +285,7 @@ func (k *checker) check(ctx context.Context) (*DomainReport, error) {
 		k.judgeProfile(ctx, p)
 	}
 	k.longTTL()
-	k.finish()
+	k.finish(ctx)
 	if !k.shared {
 		cancel()
 		k.ask.settle(caller)
@@ -316,7 +316,7 @@ func plain(s string) string {
 // areas in the order of the report.
 var domainAreas = []string{"DKIM", "Return-Path", "SPF", "DMARC", "Alignment", "Mail host", "Zone"}
 
-func (k *checker) finish() {
+func (k *checker) finish(ctx context.Context) {
 	r := k.report
 	for i := range k.findings {
 		f := &k.findings[i]
@@ -363,7 +363,7 @@ func (k *checker) finish() {
 		r.Areas = append(r.Areas, a)
 		r.Level = worse(r.Level, a.Level)
 	}
-	k.settlePublish(r.Findings)
+	k.settlePublish(ctx, r)
 	r.Ready = k.ready()
 	r.Queries = k.ask.log()
 }

@@ -569,6 +569,7 @@ func (k *checker) reportHost(ctx context.Context, rep *DMARCReport, n *dmarcNode
 	if same, known := belongs(k.domain, rep.Organizational, host); !same {
 		name := n.name + "._report._dmarc." + host
 		r := k.ask.ask(ctx, name, "TXT")
+		k.noteAlias(r)
 		switch {
 		case r.state == dnsFailed:
 			k.unasked("dmarc_report_unasked", "the permission to send reports to "+host, r)

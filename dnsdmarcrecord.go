@@ -287,8 +287,13 @@ func mendDMARC(texts []string, reports string, most *dmarcForce) dmarcMend {
 func (d *dmarcRecord) withReports(texts []string) *dmarcRecord {
 	out := d.text
 	for _, t := range texts {
-		if rua, ok := parseDMARC(t).list.Get("rua"); ok && t != d.text {
-			out += "; rua=" + rua.Value
+		other := parseDMARC(semicolons(t))
+		for _, key := range []string{"rua", "ruf"} {
+			for _, v := range other.all(key) {
+				if t != d.text {
+					out += "; " + key + "=" + v
+				}
+			}
 		}
 	}
 	return parseDMARC(out)
@@ -500,10 +505,11 @@ func (d *dmarcRecord) raised(key, reports string) string {
 	return base.text[:t.ValuePos] + next + base.text[t.ValuePos+len(t.Value):]
 }
 
-// mendURIs keeps at most two addresses that can take reports.
+// mendURIs keeps at most two addresses that can take reports, without the blanks,
+// brackets and quotation marks that people put around addresses.
 func mendURIs(list string) (out []string) {
-	for u := range strings.SplitSeq(list, ",") {
-		u, _, _ = strings.Cut(strings.TrimSpace(u), "!")
+	for _, u := range strings.FieldsFunc(list, func(c rune) bool { return c == ',' || c == ' ' || c == '\t' }) {
+		u, _, _ = strings.Cut(strings.Trim(u, `<>"'`), "!")
 		if len(u) > 7 && strings.EqualFold(u[:7], "mailto:") {
 			u = u[7:]
 		}

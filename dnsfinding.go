@@ -1,6 +1,7 @@
 package fluxly
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -157,26 +158,36 @@ func (k *checker) add(code string, f DomainFinding) {
 
 // settlePublish makes the records to publish fit what stands at their names and
 // each other, whichever check asked for them.
-func (k *checker) settlePublish(list []DomainFinding) {
-	for i := range list {
-		k.inPlaceOfAlias(&list[i])
+func (k *checker) settlePublish(ctx context.Context, r *DomainReport) {
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		for j := range f.Publish {
+			f.Fix += k.inPlaceOfAlias(ctx, &f.Publish[j])
+		}
 	}
-	oneRecordEach(list)
+	if n := r.DMARC.Next; n != nil {
+		if text := k.inPlaceOfAlias(ctx, &n.Publish); text != "" {
+			n.When = append(n.When, strings.TrimSuffix(strings.TrimSpace(text), "."))
+		}
+	}
+	oneRecordEach(r.Findings)
 }
 
-// inPlaceOfAlias: nothing may stand beside an alias (RFC 1034 section 3.6.2), and
-// the texts that were found stand at its end.
-func (k *checker) inPlaceOfAlias(f *DomainFinding) {
-	for i := range f.Publish {
-		rec := &f.Publish[i]
-		target, ok := k.aliases[dnsmsg.Canonical(rec.Name)]
-		if rec.Type != "TXT" || !ok {
-			continue
-		}
-		target = strings.TrimSuffix(target, ".")
-		rec.Replaces = []ReplacedRecord{{"CNAME", target}}
-		f.Fix += plain(" " + rec.Name + " is an alias (CNAME record) of " + target + ": delete the alias before you add the record; or leave it, and have the record at " + target + " changed.")
+// inPlaceOfAlias corrects what a text to publish replaces, and says what is to be
+// done, when there is an alias at its name: nothing may stand beside that (RFC
+// 1034 section 3.6.2), and the texts that were found stand at its end.
+func (k *checker) inPlaceOfAlias(ctx context.Context, rec *DomainRecord) string {
+	chain := k.aliases[dnsmsg.Canonical(rec.Name)]
+	if rec.Type != "TXT" || len(chain) == 0 {
+		return ""
 	}
+	rec.Replaces = nil
+	target, end := strings.TrimSuffix(chain[0], "."), strings.TrimSuffix(chain[len(chain)-1], ".")
+	if all := k.wildcard(ctx, rec.Name, "TXT"); len(all.chain) > 0 && all.chain[0] == chain[0] {
+		return plain(" A wildcard record (*) of the zone, which is an alias of " + target + ", answers for " + rec.Name + " today; it may stay.")
+	}
+	rec.Replaces = []ReplacedRecord{{"CNAME", target}}
+	return plain(" " + rec.Name + " is an alias (CNAME record) of " + target + ": delete the alias before you add the record; or leave it, and have the record at " + end + " changed.")
 }
 
 // oneRecordEach leaves the first SPF and the first DMARC record that is to be

@@ -3,7 +3,10 @@ package fluxly
 import (
 	"context"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
 )
 
 // ReturnPathState is what was found at the host to which bounces go.
@@ -75,7 +78,8 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 			})
 			return
 		case !same:
-			st.State, st.Wildcard = "wrong", k.wildcard(ctx, "CNAME")
+			all := k.wildcard(ctx, k.ReturnPath, "CNAME")
+			st.State, st.Wildcard = "wrong", slices.Equal(all.show(), []string{st.Target})
 			return
 		}
 		st.State = "ok"
@@ -90,19 +94,17 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 		}
 		return
 	}
-	if typ == "TXT" && r.state == dnsFound && !k.wildcard(ctx, "TXT") {
-		k.inPlace = besideAlias(r.own)
-	}
 	// Only now is it worth knowing whether a panel published an address in
-	// place of the alias.
-	switch a := k.ask.addrs(ctx, k.ReturnPath); {
+	// place of the alias, and what else is in its way.
+	a := k.ask.addrs(ctx, k.ReturnPath)
+	if typ == "TXT" && r.state != dnsNXDomain {
+		k.inPlace = append(k.inTheWay(ctx, r), k.inTheWay(ctx, k.ask.ask(ctx, k.ReturnPath, "MX"))...)
+	}
+	switch {
 	case a.state == dnsFound && len(a.chain) == 0:
-		st.State, st.Wildcard = "address", k.wildcard(ctx, "A")
-		for _, rec := range a.records {
-			if !st.Wildcard {
-				k.inPlace = append(k.inPlace, ReplacedRecord{rec.Type.String(), rec.Addr.String()})
-			}
-		}
+		own := k.inTheWay(ctx, a)
+		st.State, st.Wildcard = "address", len(own) == 0
+		k.inPlace = append(k.inPlace, own...)
 	case a.state == dnsFailed:
 		if k.ask.querier == nil {
 			k.unasked("returnpath_unasked", "the Return-Path alias", a)
@@ -114,23 +116,34 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 	}
 }
 
-// besideAlias are the texts at a name, where nothing may stand beside an alias
-// (RFC 1034 section 3.6.2).
-func besideAlias(own []string) (out []ReplacedRecord) {
-	for _, v := range own {
-		if !strings.HasPrefix(v, "CNAME ") {
-			out = append(out, ReplacedRecord{"TXT", v})
+// inTheWay are the records of a reply that must go before an alias is published
+// at their name (RFC 1034 section 3.6.2): those that do not come from a wildcard.
+func (k *checker) inTheWay(ctx context.Context, r dnsReply) (out []ReplacedRecord) {
+	if r.state != dnsFound || len(r.chain) > 0 {
+		return nil
+	}
+	all := map[string][]string{}
+	for i, text := range r.show() {
+		typ := r.records[i].Type
+		if _, ok := all[typ.String()]; !ok {
+			all[typ.String()] = k.wildcard(ctx, k.ReturnPath, typ.String()).show()
 		}
+		if slices.Contains(all[typ.String()], text) {
+			continue
+		}
+		if typ == dnsmsg.MX {
+			text = strconv.Itoa(int(r.records[i].Preference)) + " " + text
+		}
+		out = append(out, ReplacedRecord{typ.String(), text})
 	}
 	return out
 }
 
-// wildcard asks for a name that nobody publishes, to see whether the zone
-// answers for all names. It is asked only where something is wrong.
-func (k *checker) wildcard(ctx context.Context, typ string) bool {
-	_, parent, _ := strings.Cut(k.ReturnPath, ".")
-	r := k.ask.ask(ctx, "fluxly-wildcard-test."+parent, typ)
-	return r.state == dnsFound || len(r.chain) > 0
+// wildcard asks for a name beside one that nobody publishes, to see whether the
+// zone answers for all names. It is asked only where something is wrong.
+func (k *checker) wildcard(ctx context.Context, name, typ string) dnsReply {
+	_, parent, _ := strings.Cut(name, ".")
+	return k.ask.ask(ctx, "fluxly-wildcard-test."+parent, typ)
 }
 
 // sameHost compares the target. The standard resolver gives the end of a chain

@@ -137,8 +137,12 @@ type keyQuestion struct{ name, typ string }
 func (k *checker) keyQuestions() []keyQuestion {
 	qs := []keyQuestion{
 		{dnsmsg.Canonical(k.domain), "TXT"},
-		{dnsmsg.Canonical("_dmarc." + k.domain), "TXT"},
 		{dnsmsg.Canonical(k.ReturnPath), "TXT"},
+	}
+	for _, n := range walkNames(k.domain) {
+		if n == k.domain || k.nearby(dnsmsg.Canonical(n)) {
+			qs = append(qs, keyQuestion{dnsmsg.Canonical("_dmarc." + n), "TXT"})
+		}
 	}
 	targets, _ := k.dkimTargets()
 	for _, t := range targets {
@@ -153,12 +157,18 @@ func (k *checker) keyQuestions() []keyQuestion {
 // section 5). Other answers of the cache stand, save an absence in the zone.
 func (k *checker) look(ctx context.Context, name, typ string) dnsReply {
 	r := k.lookUp(ctx, name, typ)
+	k.noteAlias(r)
+	return r
+}
+
+// noteAlias keeps where an alias leads, for whoever wants to publish a record at
+// its name.
+func (k *checker) noteAlias(r dnsReply) {
 	if len(r.chain) > 0 {
 		k.mu.Lock()
-		k.aliases[dnsmsg.Canonical(name)] = r.chain[0]
+		k.aliases[r.name] = r.chain
 		k.mu.Unlock()
 	}
-	return r
 }
 
 func (k *checker) lookUp(ctx context.Context, name, typ string) dnsReply {
@@ -214,7 +224,7 @@ func (k *checker) lookBoth(ctx context.Context, q keyQuestion) dnsReply {
 	}
 	apex := k.zone().apex
 	if !ok || c.state != dnsFailed && own.agrees(c, apex) {
-		return c
+		return k.backIn(ctx, q, c)
 	}
 	// What the zone says stands; an alias that leads out of it is followed
 	// through the resolver.
@@ -223,7 +233,36 @@ func (k *checker) lookBoth(ctx context.Context, q keyQuestion) dnsReply {
 		own.records, own.state, own.why, own.servfail = tail.records, tail.state, tail.why, tail.servfail
 		own.chain = append(slices.Clone(own.chain), tail.chain...)
 	}
-	return own
+	return k.backIn(ctx, q, own)
+}
+
+// backIn looks whether an alias out of the zone leads back into it: there, too,
+// the zone's own servers have the last word.
+func (k *checker) backIn(ctx context.Context, q keyQuestion, r dnsReply) dnsReply {
+	z := k.zone()
+	i := 0
+	for range maxFollowed {
+		for i++; i < len(r.chain) && (inZone(r.chain[i-1], z.apex) || !inZone(r.chain[i], z.apex)); i++ {
+		}
+		if i >= len(r.chain) || loops(r.chain, strings.TrimSuffix(r.name, ".")) {
+			break
+		}
+		at := keyQuestion{r.chain[i], q.typ}
+		replies := k.askServers(ctx, at)
+		cached := k.ask.ask(ctx, at.name, at.typ)
+		k.compare(z, q, replies, cached)
+		own, ok := k.worst(q, replies)
+		if !ok {
+			break
+		}
+		chain := append(slices.Clone(r.chain[:i+1]), own.chain...)
+		if own.cutAlias {
+			own = k.ask.ask(ctx, chain[len(chain)-1], q.typ)
+			chain = append(chain, own.chain...)
+		}
+		r.chain, r.records, r.state, r.why, r.servfail = chain, own.records, own.state, own.why, own.servfail
+	}
+	return r
 }
 
 // maxSilence is how long a server is waited for after another one answered. It
@@ -380,6 +419,9 @@ func (k *checker) worst(q keyQuestion, replies []dnsReply) (worst dnsReply, ok b
 			continue
 		}
 		if r.agrees(worst, apex) {
+			if worst.cutAlias { // who followed the alias knows more
+				worst, at = r, i
+			}
 			continue
 		}
 		differ = true
@@ -560,22 +602,22 @@ func (k *checker) compare(z zoneServers, q keyQuestion, replies []dnsReply, cach
 	name := strings.TrimSuffix(q.name, ".")
 	var first *dnsReply
 	var found []string
-	agree := true
+	said := slices.Clone(replies)
 	for j := range replies {
 		r := &replies[j]
 		if z.servers[j].Address == "" || r.state == dnsFailed || !r.authoritative {
-			continue // dead, or the name is delegated further
+			said[j].state = dnsFailed // dead, or the name is delegated further
+			continue
 		}
-		if first == nil {
-			first = r
-		} else if !first.agrees(*r, z.apex) {
-			agree = false
+		if first == nil || first.cutAlias {
+			first = r // who followed the alias knows more
 		}
 		found = append(found, z.servers[j].Name+": "+ownText(r.said(z.apex)))
 	}
 	if first == nil {
 		return
 	}
+	agree := !slices.ContainsFunc(said, func(r dnsReply) bool { return r.state != dnsFailed && !first.agrees(r, z.apex) })
 	if q.typ == "TXT" {
 		k.mu.Lock()
 		k.ttls[name] = first.ttl
