@@ -122,11 +122,12 @@ func (k *checker) checkSPF(ctx context.Context) {
 		k.spfMultiple(ctx, &rep, tree)
 	default:
 		rep.State = "ok"
-		mended, note := k.spfMended(ctx, apex, tree)
-		if k.spfLint(tree, mended, note) {
+		issues := spf.Lint(tree)
+		mended, note := k.spfMended(ctx, apex, tree, issues)
+		if k.spfLint(tree, issues, mended, note) {
 			rep.State = "broken"
 		}
-		k.spfInclude(ctx, &rep, tree)
+		k.spfInclude(ctx, &rep, tree, issues)
 		if rep.State == "ok" {
 			k.note("SPF", fmt.Sprintf("one record, %d of 10 look-ups", tree.Lookups))
 		}
@@ -238,20 +239,20 @@ func nearSPF(s string) string {
 // spfLint files what the linter says, with the mended record where there is
 // one and a note on it; it reports whether one of it makes the record a
 // permanent error.
-func (k *checker) spfLint(tree *spf.Node, mended, note string) (broken bool) {
-	for _, i := range spf.Lint(tree) {
+func (k *checker) spfLint(tree *spf.Node, issues []spf.Issue, mended, note string) (broken bool) {
+	for _, i := range issues {
 		code := "spf_" + i.Code
 		if findingCatalogue[code].level == DomainFail && i.Code != "pass_all" && i.Code != "wide_network" {
 			broken = true
 		}
 		f := DomainFinding{Name: i.Domain, Type: "TXT", Summary: sentence(i.Text), Fix: spfFixes[i.Code]}
-		if n := findNode(tree, i.Domain); n != nil && n.Record != nil {
-			f.Found = []string{n.Record.Text}
+		if r := i.Record(); r != nil {
+			f.Found = []string{r.Text}
 		}
 		if i.End > 0 && i.Code == "syntax" {
 			f.Summary = fmt.Sprintf("The SPF record of %s has a mistake at character %d: %s.", i.Domain, i.Pos+1, i.Text)
 		}
-		if i.Domain != tree.Domain && f.Fix != "" && i.Code != "too_many_lookups" {
+		if i.Record() != tree.Record && f.Fix != "" && i.Code != "too_many_lookups" {
 			f.Fix += " The record belongs to " + i.Domain + "; if that is not yours, tell its owner or take its include out."
 		}
 		if i.Code == "too_many_lookups" {
@@ -268,15 +269,6 @@ func (k *checker) spfLint(tree *spf.Node, mended, note string) (broken bool) {
 		k.add(code, f)
 	}
 	return broken
-}
-
-func findNode(root *spf.Node, domain string) (found *spf.Node) {
-	root.Visit(func(n *spf.Node, _ int) {
-		if found == nil && n.Domain == domain && n.Record != nil {
-			found = n
-		}
-	})
-	return found
 }
 
 // sentence makes a finding's text out of a linter's clause.
@@ -352,7 +344,7 @@ func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Nod
 	k.add("spf_multiple", f)
 }
 
-func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node) {
+func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node, issues []spf.Issue) {
 	qualifiers, found := tree.FindInclude(k.SPFInclude)
 	switch {
 	case found && strings.Trim(qualifiers, "+") == "":
@@ -382,7 +374,7 @@ func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node
 		k.add("spf_include_absent", f)
 		return
 	}
-	if why := k.tryProposal(ctx, m.Text, tree); why != "" {
+	if why := k.tryProposal(ctx, m.Text, issues); why != "" {
 		f.Fix = "Leave it out: with it " + why + ". " + costText(tree)
 		k.add("spf_include_absent", f)
 		return
@@ -411,7 +403,7 @@ func (o overlay) TXT(ctx context.Context, name string) ([]string, spf.Status) {
 
 // tryProposal walks the tree as it would be, and says in words why the
 // proposal must not be made, if so.
-func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node) string {
+func (k *checker) tryProposal(ctx context.Context, text string, before []spf.Issue) string {
 	why, lookups := k.newFault(ctx, text, before)
 	if why == "" && lookups > spf.MaxLookups {
 		return fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", lookups, spf.MaxLookups)
@@ -421,25 +413,23 @@ func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node
 
 // newFault walks the tree as it would be with text, and gives the first fault
 // that is not there before.
-func (k *checker) newFault(ctx context.Context, text string, before *spf.Node) (why string, lookups int) {
+func (k *checker) newFault(ctx context.Context, text string, before []spf.Issue) (why string, lookups int) {
 	tree := spf.Walk(ctx, overlay{spfSource{k}, k.domain, text}, k.domain, spf.Identity{})
 	// The same kind of fault at another host, or in another term, is a new one.
 	type fault struct{ code, domain, term string }
-	of := func(root *spf.Node, i spf.Issue) fault {
+	of := func(i spf.Issue) fault {
 		f := fault{code: i.Code, domain: strings.ToLower(i.Domain)}
-		if n := findNode(root, i.Domain); n != nil {
-			f.term = n.Record.Text[i.Pos:i.End]
+		if r := i.Record(); r != nil {
+			f.term = r.Text[i.Pos:i.End]
 		}
 		return f
 	}
 	old := map[fault]bool{}
-	if before != nil {
-		for _, i := range spf.Lint(before) {
-			old[of(before, i)] = true
-		}
+	for _, i := range before {
+		old[of(i)] = true
 	}
 	for _, i := range spf.Lint(tree) {
-		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[of(tree, i)] {
+		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[of(i)] {
 			return i.Text, tree.Lookups
 		}
 	}
@@ -510,16 +500,21 @@ func (r *reachedResolver) LookupTXT(ctx context.Context, name string) ([]string,
 }
 
 // faultOnTheWay says why a record that the evaluator came to makes the result
-// a permanent error, or returns "".
+// a permanent error, or returns "". Faults of a single term, such as a loop or
+// too many mail hosts, count only where the term itself is come to (RFC 7208
+// section 4.6.2), which the evaluator sees.
 func faultOnTheWay(tree *spf.Node, reached map[string]bool) (why string) {
-	for _, i := range spf.Lint(tree) {
-		switch i.Code {
-		case "syntax", "target_missing", "target_multiple", "loop", "too_many_mx":
-			if why == "" && reached[strings.ToLower(i.Domain)] {
-				why = i.Text
-			}
+	tree.Visit(func(n *spf.Node, _ int) {
+		switch {
+		case why != "" || !reached[strings.ToLower(n.Domain)]:
+		case n.State == spf.None:
+			why = n.Domain + " has no SPF record, but another record points to it"
+		case n.State == spf.Multiple:
+			why = fmt.Sprintf("%s has %d SPF records; exactly one is allowed", n.Domain, len(n.Texts))
+		case n.Record != nil && len(n.Record.Faults) > 0:
+			why = n.Record.Faults[0].Text
 		}
-	}
+	})
 	return why
 }
 

@@ -2,6 +2,7 @@ package fluxly
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -202,6 +203,72 @@ func TestSPFFamilies(t *testing.T) {
 		}
 		if d := cmp.Diff(tt.want, got); d != "" || r.SPF.Voids != tt.voids {
 			t.Errorf("%s, %q: %d void, want %d (-want +got):\n%s", tt.record, tt.addrs, r.SPF.Voids, tt.voids, d)
+		}
+	}
+}
+
+// addresses are those that a check is asked about.
+func addresses(list ...string) (out []netip.Addr) {
+	for _, a := range list {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
+
+func spfResults(r *DomainReport) (out []string) {
+	for _, a := range r.SPF.Addresses {
+		out = append(out, a.Result)
+	}
+	return out
+}
+
+// Records that are full of mistakes take time by their size and no more: what
+// is said of a term knows its record.
+func TestSPFManyMistakes(t *testing.T) {
+	t.Parallel()
+	root := "v=spf1 ptr"
+	text := zone("-acme.test TXT")
+	for i := range 6 {
+		root += fmt.Sprintf(" include:i%d.test", i)
+		text += fmt.Sprintf("\ni%d.test TXT%s", i, quoted("v=spf1"+strings.Repeat(" ptr", 14500)))
+	}
+	text += "\nacme.test TXT" + quoted(root+" -all"+strings.Repeat(" ptr", 9000))
+	begin := time.Now()
+	r := checkZoneText(t, text, DomainCheck{Timeout: 15 * time.Second, Addresses: addresses("192.0.2.1", "192.0.2.2")})
+	if took := time.Since(begin); took > 15*time.Second {
+		t.Errorf("took %s", took)
+	}
+	more := map[string]bool{}
+	for _, f := range r.Findings {
+		for _, n := range []int{9000 - 5, 14500 - 5} {
+			if strings.Contains(f.Summary, fmt.Sprintf("There are %d more of this kind", n)) {
+				more[f.Code+" "+f.Name] = true
+			}
+		}
+	}
+	if !more["spf_after_all acme.test"] || !more["spf_ptr i5.test"] || len(more) != 7 {
+		t.Errorf("%v", more)
+	}
+}
+
+// A fault of one term counts for the mails that come to it (RFC 7208 section
+// 4.6.2); one that matches before it has its result.
+func TestSPFMatchBeforeFault(t *testing.T) {
+	t.Parallel()
+	hosts := ""
+	for i := range 11 {
+		hosts += fmt.Sprintf("m.test MX 10 h%d.m.test\nh%d.m.test A 198.18.0.%d\n", i, i, i)
+	}
+	for _, tt := range []struct {
+		record, others string
+		want           []string
+	}{
+		{"ip4:192.0.2.1 include:b.test include:spf.mtasv.net", `b.test TXT "v=spf1 ip4:192.0.2.2 include:acme.test -all"`, []string{"pass", "pass", "permerror"}},
+		{"ip4:192.0.2.1 mx:m.test include:spf.mtasv.net", hosts, []string{"pass", "permerror", "permerror"}},
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted("v=spf1 "+tt.record+" -all"))+"\n"+tt.others, DomainCheck{Addresses: addresses("192.0.2.1", "192.0.2.2", "192.0.2.3")})
+		if d := cmp.Diff(tt.want, spfResults(r)); d != "" {
+			t.Errorf("%s (-want +got):\n%s%+v", tt.record, d, r.SPF.Addresses)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 // spfMended is the one record to publish in place of a faulty one, whatever
 // the number of its faults; "" when a person has to write it. note is what
 // whoever publishes it must know.
-func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node) (text, note string) {
+func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node, issues []spf.Issue) (text, note string) {
 	text, cut := k.spfSplit(apex, tree)
 	if cut {
 		return "", "" // who stood in the lost part is not known
@@ -28,7 +28,7 @@ func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node) 
 	}
 	// A record that costs too much may go on doing so: senders have to go,
 	// and which ones is not for a program to say.
-	if why, lookups := k.newFault(ctx, text, tree); why != "" || lookups > max(tree.Lookups, spf.MaxLookups) {
+	if why, lookups := k.newFault(ctx, text, issues); why != "" || lookups > max(tree.Lookups, spf.MaxLookups) {
 		return "", ""
 	}
 	return text, note
@@ -64,15 +64,10 @@ var mendable = map[string]bool{
 // ownIssue: the fault lies in the domain's own record, or right where it
 // points.
 func ownIssue(tree *spf.Node, i spf.Issue) bool {
-	if i.Domain == tree.Domain {
+	if i.Node == tree {
 		return true
 	}
-	for _, s := range tree.Steps {
-		if s.Child != nil && s.Child.Domain == i.Domain && i.Code == "target_missing" {
-			return true
-		}
-	}
-	return false
+	return (i.Code == "target_missing" || i.Code == "loop") && slices.ContainsFunc(tree.Steps, func(s *spf.Step) bool { return s.Child == i.Node })
 }
 
 // spfSplit looks for what panels do to a long record: strings that were meant

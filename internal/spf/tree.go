@@ -55,7 +55,7 @@ type Node struct {
 	// Lookups and Voids count everything beneath.
 	Lookups, Voids int
 
-	path []string
+	up *Node // whose record points to this one
 }
 
 // Step is one term of a record that is in the tree.
@@ -220,10 +220,8 @@ func (w *walk) follow(n *Node, s *Step) {
 	}
 	switch s.Term.Name {
 	case "include", "redirect":
-		key := strings.ToLower(s.Target)
-		path := append(slices.Clone(n.path), strings.ToLower(n.Domain))
-		s.Child = &Node{Domain: s.Target, State: Unasked, path: path}
-		if slices.Contains(path, key) {
+		s.Child = &Node{Domain: s.Target, State: Unasked, up: n}
+		if s.Child.above() != nil {
 			s.Child.State = Loop
 			return
 		}
@@ -247,6 +245,40 @@ func (w *walk) follow(n *Node, s *Step) {
 			},
 		})
 	}
+}
+
+// above is the node of the same name by way of which n is reached, or nil.
+func (n *Node) above() *Node {
+	for up := n.up; up != nil; up = up.up {
+		if sameName(up.Domain, n.Domain) {
+			return up
+		}
+	}
+	return nil
+}
+
+// way lists the names from the root to n.
+func (n *Node) way() (names []string) {
+	for ; n != nil; n = n.up {
+		names = append(names, n.Domain)
+	}
+	slices.Reverse(names)
+	return names
+}
+
+// sameName compares names as DNS does, which knows case in ASCII only.
+func sameName(a, b string) bool {
+	return lower(strings.TrimSuffix(a, ".")) == lower(strings.TrimSuffix(b, "."))
+}
+
+// lower is strings.ToLower for ASCII: the Kelvin sign is no k.
+func lower(s string) string {
+	return strings.Map(func(c rune) rune {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		return c
+	}, s)
 }
 
 // Costs reports whether the term counts against the ten look-ups.
