@@ -401,6 +401,11 @@ func (o overlay) TXT(ctx context.Context, name string) ([]string, spf.Status) {
 	return o.Source.TXT(ctx, name)
 }
 
+// walkAs walks the tree as it would be with text at the domain.
+func (k *checker) walkAs(ctx context.Context, text string) *spf.Node {
+	return spf.Walk(ctx, overlay{spfSource{k}, k.domain, text}, k.domain, spf.Identity{})
+}
+
 // tryProposal walks the tree as it would be, and says in words why the
 // proposal must not be made, if so.
 func (k *checker) tryProposal(ctx context.Context, text string, before []spf.Issue) string {
@@ -414,7 +419,7 @@ func (k *checker) tryProposal(ctx context.Context, text string, before []spf.Iss
 // newFault walks the tree as it would be with text, and gives the first fault
 // that is not there before.
 func (k *checker) newFault(ctx context.Context, text string, before []spf.Issue) (why string, lookups int) {
-	tree := spf.Walk(ctx, overlay{spfSource{k}, k.domain, text}, k.domain, spf.Identity{})
+	tree := k.walkAs(ctx, text)
 	// The same kind of fault at another host, or in another term, is a new one.
 	type fault struct{ code, domain, term string }
 	of := func(i spf.Issue) fault {

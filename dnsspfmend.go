@@ -25,6 +25,7 @@ func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node, 
 			return "", ""
 		}
 		note = leftOut(left)
+		text = k.mendOn(ctx, text)
 	}
 	// A record that costs too much may go on doing so: senders have to go,
 	// and which ones is not for a program to say.
@@ -32,6 +33,19 @@ func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node, 
 		return "", ""
 	}
 	return text, note
+}
+
+// mendOn mends what a mended text has left: terms that only now can be read may
+// lead nowhere.
+func (k *checker) mendOn(ctx context.Context, text string) string {
+	for range 3 {
+		more, _, ok := spf.Mend(k.walkAs(ctx, text))
+		if !ok {
+			break
+		}
+		text = more
+	}
+	return text
 }
 
 // leftOut speaks of the terms that a mended record leaves out because they
