@@ -473,7 +473,7 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 			}
 		}
 	}
-	reached := &reachedResolver{spfResolver: spfResolver{k}, texts: map[string]bool{}}
+	reached := newReached(k, tree, addr)
 	res, err := gospf.CheckHostWithSender(addr.AsSlice(), helo, sender, gospf.WithContext(ctx), gospf.WithResolver(reached))
 	r.Result = string(res)
 	if err != nil {
@@ -493,10 +493,59 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 	return r
 }
 
-// reachedResolver keeps the names whose records the evaluator came to.
+// reachedResolver answers for the family of the sending address, and keeps the
+// names whose records the evaluator came to.
 type reachedResolver struct {
 	spfResolver
+	four  bool
 	texts map[string]bool
+	// hosts are the names that a and mx terms ask for, and exists those of the
+	// exists terms, which ask for an A record whatever the family (RFC 7208
+	// section 5.7).
+	hosts, exists map[string]bool
+}
+
+func newReached(k *checker, tree *spf.Node, addr netip.Addr) *reachedResolver {
+	r := &reachedResolver{spfResolver: spfResolver{k}, four: addr.Unmap().Is4(), texts: map[string]bool{}, hosts: map[string]bool{}, exists: map[string]bool{}}
+	tree.Visit(func(n *spf.Node, _ int) {
+		for _, s := range n.Steps {
+			switch {
+			case s.Target == "":
+			case s.Term.Name == "a":
+				r.hosts[dnsmsg.Canonical(s.Target)] = true
+			case s.Term.Name == "exists":
+				r.exists[dnsmsg.Canonical(s.Target)] = true
+			}
+		}
+	})
+	return r
+}
+
+func (r *reachedResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
+	out, err := r.spfResolver.LookupMX(ctx, name)
+	for _, m := range out {
+		r.hosts[dnsmsg.Canonical(m.Host)] = true
+	}
+	return out, err
+}
+
+func (r *reachedResolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
+	v4, v6 := r.k.families(ctx, host)
+	name := dnsmsg.Canonical(host)
+	reply := v4
+	switch {
+	case r.four:
+	case r.hosts[name] && !r.exists[name]:
+		reply = v6
+	case r.exists[name] && !r.hosts[name]:
+	default: // which of the two is asked for depends on the mail
+		reply = bothFamilies(v4, v6)
+	}
+	out := make([]net.IPAddr, 0, len(reply.records))
+	for _, rec := range reply.records {
+		out = append(out, net.IPAddr{IP: rec.Addr.AsSlice()})
+	}
+	return out, resolverError(reply)
 }
 
 func (r *reachedResolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
@@ -546,15 +595,6 @@ func (s spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, erro
 	out := make([]*net.MX, 0, len(r.records))
 	for _, m := range r.records {
 		out = append(out, &net.MX{Host: m.Target, Pref: m.Preference})
-	}
-	return out, resolverError(r)
-}
-
-func (s spfResolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
-	r := s.k.lookAddrs(ctx, host)
-	out := make([]net.IPAddr, 0, len(r.records))
-	for _, rec := range r.records {
-		out = append(out, net.IPAddr{IP: rec.Addr.AsSlice()})
 	}
 	return out, resolverError(r)
 }

@@ -272,3 +272,30 @@ func TestSPFMatchBeforeFault(t *testing.T) {
 		}
 	}
 }
+
+// A mail has one family: that the records of the other could not be asked for
+// is nothing to it, and that those of its own could not is no absence.
+func TestSPFFailedFamily(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		record, hosts, fail, typ string
+		want                     []string // for the IPv4 address, and the IPv6 one
+		complete                 bool
+	}{
+		{"a:h.test", "h.test AAAA 2001:db8::9", "h.test", "A", []string{"temperror", "pass"}, false},
+		{"a:h.test", "h.test A 192.0.2.1", "h.test", "AAAA", []string{"pass", "temperror"}, false},
+		{"mx:m.test", "m.test MX 10 h.test\nh.test AAAA 2001:db8::9", "h.test", "A", []string{"temperror", "pass"}, true},
+		{"exists:h.test", "h.test A 127.0.0.2", "h.test", "AAAA", []string{"pass", "pass"}, true},
+		{"exists:h.test", "h.test AAAA 2001:db8::9", "h.test", "A", []string{"temperror", "temperror"}, false},
+	} {
+		s := dnstest.Start(t, zone("-acme.test TXT", "acme.test TXT"+quoted("v=spf1 "+tt.record+" include:spf.mtasv.net -all"))+"\n"+tt.hosts)
+		s.Fail(tt.fail, tt.typ, dnstest.Fault{RCode: 2})
+		r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true, Addresses: addresses("192.0.2.1", "2001:db8::9")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(tt.want, spfResults(r)); d != "" || r.SPF.Complete != tt.complete || slices.ContainsFunc(r.Findings, func(f DomainFinding) bool { return f.Code == "spf_void_ipv4" }) {
+			t.Errorf("%s without %s: complete %v, %v (-want +got):\n%s", tt.record, tt.typ, r.SPF.Complete, codes(r), d)
+		}
+	}
+}

@@ -23,7 +23,8 @@ const (
 type Source interface {
 	// TXT gives the joined texts at a name.
 	TXT(ctx context.Context, name string) ([]string, Status)
-	// Addrs gives the A and AAAA addresses of a name; an alias is followed.
+	// Addrs gives the A and AAAA addresses of a name; an alias is followed. When
+	// one of the two could not be asked it is Failed, and has what was found.
 	Addrs(ctx context.Context, name string) ([]netip.Addr, Status)
 	// MX gives the mail hosts of a name.
 	MX(ctx context.Context, name string) ([]string, Status)
@@ -237,11 +238,14 @@ func (w *walk) follow(n *Node, s *Step) {
 			then: func() {
 				slices.SortFunc(s.Addrs, netip.Addr.Compare)
 				v4 := slices.ContainsFunc(s.Addrs, netip.Addr.Is4)
+				if status == Failed && v4 && s.Term.Name == "exists" {
+					status = Found // no other record counts
+				}
 				// exists: asks for an A record whatever the sender's family
 				// (RFC 7208 section 5.7); the look-up of an a term finds nothing
 				// for a sender of the other family.
 				settle(len(s.Addrs) > 0 && (v4 || s.Term.Name == "a"))
-				s.Void = s.Void || len(s.Addrs) > 0 && !v4
+				s.Void = s.Void || status != Failed && len(s.Addrs) > 0 && !v4
 			},
 		})
 	}
