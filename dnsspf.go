@@ -122,6 +122,7 @@ func (k *checker) checkSPF(ctx context.Context) {
 		k.spfMultiple(ctx, &rep, tree)
 	default:
 		rep.State = "ok"
+		rep.Include = k.includeState(tree)
 		issues := spf.Lint(tree)
 		mended, note := k.spfMended(ctx, apex, tree, issues)
 		if k.spfLint(tree, issues, mended, note) {
@@ -129,12 +130,25 @@ func (k *checker) checkSPF(ctx context.Context) {
 		}
 		k.spfInclude(ctx, &rep, tree, issues)
 		if rep.State == "ok" {
-			k.note("SPF", fmt.Sprintf("one record, %d of 10 look-ups", tree.Lookups))
+			k.note("SPF", k.spfCost(tree))
 		}
 	}
 	for _, a := range k.Addresses {
 		rep.Addresses = append(rep.Addresses, k.evaluateSPF(ctx, tree, a, k.domain, "postmaster@"+k.domain))
 	}
+}
+
+// spfCost is the note on a sound record.
+func (k *checker) spfCost(tree *spf.Node) string {
+	gap := tree.Gap()
+	if gap == "" {
+		return fmt.Sprintf("one record, %d of 10 look-ups", tree.Lookups)
+	}
+	s := fmt.Sprintf("one record, at least %d of 10 look-ups: %s", tree.Lookups, gap)
+	if k.includeState(tree) == "unknown" {
+		s += "; whether it includes " + k.SPFInclude + " is not known"
+	}
+	return s
 }
 
 func publicTree(n *spf.Node) *SPFNode {
@@ -258,6 +272,9 @@ func (k *checker) spfLint(tree *spf.Node, issues []spf.Issue, mended, note strin
 		if i.Code == "too_many_lookups" {
 			f.Fix += " " + costText(tree)
 		}
+		if i.Code == "unasked" && k.includeState(tree) == "unknown" {
+			f.Fix += " Until then it is not known whether the record includes " + k.SPFInclude + "."
+		}
 		if mended != "" && mendable[i.Code] && ownIssue(tree, i) {
 			f.Publish = []DomainRecord{txtRecord(k.domain, mended, tree.Texts...)}
 			if i.Code == "after_all" {
@@ -329,12 +346,15 @@ func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Nod
 	}
 	m, ok := spf.Propose(tree.Texts, k.SPFInclude)
 	if ok {
-		if why := k.tryProposal(ctx, m.Text, nil); why == "" {
+		switch why, gap := k.tryProposal(ctx, m.Text, nil); {
+		case why != "":
+			f.Fix += " Joined, they would not be sound: " + why + "."
+		case gap != "":
+			f.Fix += " No joined record is proposed, because what it would cost is not known: " + gap + "."
+		default:
 			rep.Proposal = m.Text
 			f.Publish = []DomainRecord{txtRecord(k.domain, m.Text, tree.Texts...)}
 			f.Fix = "Replace them all by the one record below, after a look at whether each sender in it is still yours."
-		} else {
-			f.Fix += " Joined, they would not be sound: " + why + "."
 		}
 	} else if m.Review != "" {
 		f.Fix += " No joined record is proposed: " + m.Review + "."
@@ -344,24 +364,30 @@ func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Nod
 	k.add("spf_multiple", f)
 }
 
-func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node, issues []spf.Issue) {
-	qualifiers, found := tree.FindInclude(k.SPFInclude)
-	switch {
+// includeState is how the tree stands to the include, as SPFReport.Include.
+func (k *checker) includeState(tree *spf.Node) string {
+	switch qualifiers, found := tree.FindInclude(k.SPFInclude); {
 	case found && strings.Trim(qualifiers, "+") == "":
-		rep.Include = "present"
-		return
+		return "present"
+	case !tree.AllRead():
+		return "unknown" // it may stand, or stand as a pass, in what was not read
 	case found:
-		rep.Include = "qualified"
+		return "qualified"
+	}
+	return "absent"
+}
+
+func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node, issues []spf.Issue) {
+	switch rep.Include {
+	case "present", "unknown":
+		return
+	case "qualified":
 		k.add("spf_include_qualified", DomainFinding{
 			Name: k.domain, Type: "TXT", Found: tree.Texts,
 			Summary: "include:" + k.SPFInclude + " stands in the record with a qualifier other than \"+\", so it does not authorise Postmark.",
 			Fix:     "Remove the sign in front of the include.",
 		})
 		return
-	}
-	rep.Include = "absent"
-	if !tree.Complete() {
-		rep.Include = "unknown"
 	}
 	f := DomainFinding{
 		Name: k.domain, Type: "TXT", Found: tree.Texts, Optional: true,
@@ -374,8 +400,13 @@ func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node
 		k.add("spf_include_absent", f)
 		return
 	}
-	if why := k.tryProposal(ctx, m.Text, issues); why != "" {
+	switch why, gap := k.tryProposal(ctx, m.Text, issues); {
+	case why != "":
 		f.Fix = "Leave it out: with it " + why + ". " + costText(tree)
+		k.add("spf_include_absent", f)
+		return
+	case gap != "":
+		f.Fix = "Nothing is proposed, because what it would cost is not known: " + gap + "."
 		k.add("spf_include_absent", f)
 		return
 	}
@@ -407,19 +438,18 @@ func (k *checker) walkAs(ctx context.Context, text string) *spf.Node {
 }
 
 // tryProposal walks the tree as it would be, and says in words why the
-// proposal must not be made, if so.
-func (k *checker) tryProposal(ctx context.Context, text string, before []spf.Issue) string {
-	why, lookups := k.newFault(ctx, text, before)
-	if why == "" && lookups > spf.MaxLookups {
-		return fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", lookups, spf.MaxLookups)
+// proposal must not be made, if so, or what is not known of it.
+func (k *checker) tryProposal(ctx context.Context, text string, before []spf.Issue) (why, gap string) {
+	tree := k.walkAs(ctx, text)
+	why = newFault(tree, before)
+	if why == "" && tree.Lookups > spf.MaxLookups {
+		why = fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", tree.Lookups, spf.MaxLookups)
 	}
-	return why
+	return why, tree.Gap()
 }
 
-// newFault walks the tree as it would be with text, and gives the first fault
-// that is not there before.
-func (k *checker) newFault(ctx context.Context, text string, before []spf.Issue) (why string, lookups int) {
-	tree := k.walkAs(ctx, text)
+// newFault gives the first fault of a tree that is not there before.
+func newFault(tree *spf.Node, before []spf.Issue) (why string) {
 	// The same kind of fault at another host, or in another term, is a new one.
 	type fault struct{ code, domain, term string }
 	of := func(i spf.Issue) fault {
@@ -435,10 +465,10 @@ func (k *checker) newFault(ctx context.Context, text string, before []spf.Issue)
 	}
 	for _, i := range spf.Lint(tree) {
 		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[of(i)] {
-			return i.Text, tree.Lookups
+			return i.Text
 		}
 	}
-	return "", tree.Lookups
+	return ""
 }
 
 // evaluateSPF is check_host() for one mail. The grammar of each record on the

@@ -299,3 +299,49 @@ func TestSPFFailedFamily(t *testing.T) {
 		}
 	}
 }
+
+// What could not be read may hold the include and cost the rest of the
+// look-ups: nothing is said to be absent and nothing is proposed.
+func TestSPFUnreadTree(t *testing.T) {
+	t.Parallel()
+	eight, hosts := "", ""
+	for i := range 8 {
+		eight += fmt.Sprintf(" a:h%d.x.test", i)
+		hosts += fmt.Sprintf("h%d.x.test A 198.18.0.%d\n", i, i)
+	}
+	const unread = "Nothing is proposed, because what it would cost is not known: "
+	for _, tt := range []struct {
+		name, record, also, fail, typ string
+		include, code, text           string
+		complete                      bool
+	}{
+		{"an include", "v=spf1" + eight + " include:slow.test -all", "", "slow.test", "TXT", "unknown", "spf_unasked", "not known whether the record includes", false},
+		{"an address", "v=spf1 a:slow.test -all", "", "slow.test", "*", "absent", "spf_include_absent", unread + "slow.test could not be asked for its address record", false},
+		{"Postmark's record", "v=spf1" + eight + " -all", "", "spf.mtasv.net", "TXT", "absent", "spf_include_absent", unread + "spf.mtasv.net could not be asked", true},
+		{"one of several", "v=spf1 include:slow.test -all", `acme.test TXT "v=spf1 -all"`, "slow.test", "TXT", "unknown", "spf_multiple", "not known: slow.test could not be asked", true},
+		{"several", "v=spf1 mx -all", `acme.test TXT "v=spf1 -all"`, "spf.mtasv.net", "TXT", "unknown", "spf_multiple", "not known: spf.mtasv.net could not be asked", true},
+		{"another record for each mail", "v=spf1" + eight + " include:%{i}.x.test -all", "", "none.test", "TXT", "unknown", "", "at least 9 of 10 look-ups", false},
+		{"another record for each domain", "v=spf1" + eight + " include:%{o}.dyn.test -all", `acme.test.dyn.test TXT "v=spf1 a:h1.x.test -all"`, "none.test", "TXT", "absent", "spf_include_absent", "takes 11 DNS look-ups", true},
+	} {
+		s := dnstest.Start(t, zone("-acme.test TXT", "acme.test TXT"+quoted(tt.record))+"\n"+hosts+tt.also)
+		s.Fail(tt.fail, tt.typ, dnstest.Fault{RCode: 2})
+		r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.SPF.Include != tt.include || r.SPF.Complete != tt.complete || r.SPF.Proposal != "" {
+			t.Errorf("%s: include %s, complete %v, proposal %q", tt.name, r.SPF.Include, r.SPF.Complete, r.SPF.Proposal)
+		}
+		said := r.Text()
+		if tt.code != "" {
+			f := finding(t, r, tt.code)
+			said = f.Summary + " " + f.Fix
+			if len(f.Publish) > 0 {
+				t.Errorf("%s: %+v", tt.name, f.Publish)
+			}
+		}
+		if !strings.Contains(said, tt.text) || tt.include != "absent" && slices.Contains(codes(r), "spf_include_absent") {
+			t.Errorf("%s: %q is not said: %s", tt.name, tt.text, said)
+		}
+	}
+}

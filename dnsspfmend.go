@@ -29,7 +29,11 @@ func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node, 
 	}
 	// A record that costs too much may go on doing so: senders have to go,
 	// and which ones is not for a program to say.
-	if why, lookups := k.newFault(ctx, text, issues); why != "" || lookups > max(tree.Lookups, spf.MaxLookups) {
+	after, limit := k.walkAs(ctx, text), max(tree.Lookups, spf.MaxLookups)
+	if !after.Complete() && len(tree.Record.Faults) == 0 {
+		limit = tree.Lookups // what is not known may cost the rest
+	}
+	if newFault(after, issues) != "" || after.Lookups > limit {
 		return "", ""
 	}
 	return text, note

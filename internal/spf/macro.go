@@ -165,6 +165,8 @@ type Identity struct {
 	Addr   netip.Addr
 	Sender string // local@domain
 	Helo   string
+
+	origin string // where the walk began
 }
 
 // expand replaces the macros of a domain-spec. ok is false when it needs a
@@ -213,7 +215,11 @@ func (id Identity) value(letter byte, domain string) (string, bool) {
 	case 'd':
 		return strings.TrimSuffix(domain, "."), true
 	case 'o':
-		return of, id.Sender != ""
+		if id.Sender == "" {
+			// The record of a domain is read for mails with senders there.
+			return id.origin, id.origin != ""
+		}
+		return of, true
 	case 's':
 		return id.Sender, id.Sender != ""
 	case 'l':

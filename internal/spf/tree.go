@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -93,8 +94,9 @@ const maxAsked = 40
 // Walk reads the record at domain and all that it pulls in. Every term counts,
 // on all paths, because which ones are reached depends on the mail.
 func Walk(ctx context.Context, src Source, domain string, id Identity) *Node {
-	w := &walk{ctx: ctx, src: src, id: id}
 	root := &Node{Domain: strings.TrimSuffix(domain, "."), State: Unasked}
+	id.origin = root.Domain
+	w := &walk{ctx: ctx, src: src, id: id}
 	w.read(root)
 	w.run()
 	root.sum()
@@ -313,18 +315,44 @@ func (n *Node) sum() {
 	}
 }
 
-// Complete reports whether the whole tree could be asked, so that the counts
+// Complete reports whether the whole tree could be read, so that the counts
 // are final and not a lower bound.
-func (n *Node) Complete() bool {
-	if n.State == Unasked || n.State == Skipped {
-		return false
+func (n *Node) Complete() bool { return n.Gap() == "" }
+
+// Gap says in words what is not known of the tree, "" when it is complete. A
+// name that depends on the mail is no gap, unless a record stands there, with
+// look-ups of its own.
+func (n *Node) Gap() string { return n.gap(func(*Step) bool { return true }) }
+
+// AllRead reports whether each record of the tree was read, so that an include
+// which is not found is not there.
+func (n *Node) AllRead() bool { return n.gap((*Step).pulls) == "" }
+
+// pulls reports whether the term pulls in a record.
+func (s *Step) pulls() bool {
+	return s.Term.Costs() && (s.Term.Name == "include" || s.Term.Name == "redirect")
+}
+
+func (n *Node) gap(counts func(*Step) bool) string {
+	if n.State == Unasked {
+		return n.Domain + " could not be asked for its SPF record"
 	}
 	for _, s := range n.Steps {
-		if s.State == Unasked || s.State == Skipped || s.Child != nil && !s.Child.Complete() {
-			return false
+		switch {
+		case s.Child != nil:
+			if why := s.Child.gap(counts); why != "" {
+				return why
+			}
+		case !counts(s):
+		case s.State == Unasked:
+			return s.Target + " could not be asked for its " + want(s.Term) + " record"
+		case s.State == Skipped:
+			return "not all of what the record pulls in was read"
+		case s.State == Sender && s.pulls():
+			return strconv.Quote(s.Term.Text) + " pulls in another record for each mail"
 		}
 	}
-	return true
+	return ""
 }
 
 // Visit calls f for the node and all beneath, parents first, in the order of
