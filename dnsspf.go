@@ -580,7 +580,11 @@ func (r *reachedResolver) LookupIPAddr(ctx context.Context, host string) ([]net.
 
 func (r *reachedResolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
 	r.texts[strings.ToLower(strings.TrimSuffix(name, "."))] = true
-	return r.spfResolver.LookupTXT(ctx, name)
+	texts, err := r.spfResolver.LookupTXT(ctx, name)
+	for i, t := range texts {
+		texts[i] = spf.WithoutMapped(t)
+	}
+	return texts, err
 }
 
 // faultOnTheWay says why a record that the evaluator came to makes the result

@@ -131,6 +131,8 @@ func (l *linter) step(n *Node, s *Step) {
 		l.add("pass_all", n, t, "%q lets every machine in the world send as this domain", t.Text)
 	case t.Name == "ptr":
 		l.add("ptr", n, t, "%q is slow and unreliable, and RFC 7208 says not to use it", t.Text)
+	case t.Name == "ip6" && pass && t.Network.Addr().Is4In6() && t.Network.Bits() < 96+8:
+		l.add("wide_network", n, t, "%q is a very large part of the internet in the IPv6 form of its IPv4 addresses; it should match nobody, and some receivers let all of it send as this domain", t.Text)
 	case (t.Name == "ip4" || t.Name == "ip6") && pass && wide(t.Network):
 		l.add("wide_network", n, t, "%q lets a very large part of the internet send as this domain", t.Text)
 	case (t.Name == "a" || t.Name == "mx") && pass && (t.Bits4 < 8 || t.Bits6 < 16):
@@ -211,8 +213,8 @@ func (l *linter) overlaps() {
 			}
 			switch t.Name {
 			case "include":
-				if s.Target == "" {
-					continue
+				if s.Target == "" || again {
+					continue // it stands there once
 				}
 				key := strings.ToLower(s.Target)
 				if at, ok := seen[key]; ok {

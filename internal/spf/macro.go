@@ -25,6 +25,25 @@ func checkMacroString(s string, explanation bool) string {
 	return ""
 }
 
+// usesMacro reports whether s has the macro of that letter; "%%{p}" has none.
+func usesMacro(s string, letter byte) bool {
+	for i := 0; i < len(s); {
+		if s[i] != '%' {
+			i++
+			continue
+		}
+		n, m, why := macroAt(s[i:], true)
+		if why != "" {
+			return false
+		}
+		if m.letter == letter {
+			return true
+		}
+		i += n
+	}
+	return false
+}
+
 type macro struct {
 	letter  byte
 	upper   bool // the expansion is to be URL-escaped

@@ -68,7 +68,7 @@ func Mend(root *Node) (text string, left []string, ok bool) {
 			useless = true
 			continue
 		case t.Name == "include":
-			key := string(t.Qualifier) + strings.ToLower(strings.TrimSuffix(t.Value, "."))
+			key := string(t.Qualifier) + fold(t.Value)
 			if seen[key] {
 				continue
 			}
@@ -102,7 +102,7 @@ func nowhere(root *Node, steps []*Step, i int) bool {
 		return false
 	}
 	s := steps[i]
-	return s.State == None || s.State == Loop && strings.EqualFold(s.Target, root.Domain)
+	return s.State == None || s.State == Loop && sameName(s.Target, root.Domain)
 }
 
 // meantMechanism: "ip4=192.0.2.1" is legal, and means nothing.

@@ -368,12 +368,14 @@ func (n *Node) visit(f func(*Node, int), depth int) {
 	}
 }
 
-// Uses reports whether a name in the tree is made with the macro letter, such
-// as 'p' for the name of the sending address (RFC 7208 section 7.2).
+// Uses reports whether a name that decides in the tree is made with the macro
+// letter, such as 'p' for the name of the sending address (RFC 7208 section
+// 7.2). An explanation decides nothing.
 func (n *Node) Uses(letter byte) (uses bool) {
 	n.Visit(func(n *Node, _ int) {
 		for _, s := range n.Steps {
-			uses = uses || !s.Dead && strings.Contains(strings.ToLower(s.Term.Value), "%{"+string(letter))
+			counts := !s.Dead && (!s.Term.Modifier || s.Term.Name == "redirect")
+			uses = uses || counts && usesMacro(s.Term.Value, letter)
 		}
 	})
 	return uses
