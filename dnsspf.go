@@ -382,11 +382,18 @@ func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node
 	case "present", "unknown":
 		return
 	case "qualified":
-		k.add("spf_include_qualified", DomainFinding{
+		f := DomainFinding{
 			Name: k.domain, Type: "TXT", Found: tree.Texts,
 			Summary: "include:" + k.SPFInclude + " stands in the record with a qualifier other than \"+\", so it does not authorise Postmark.",
 			Fix:     "Remove the sign in front of the include.",
-		})
+		}
+		if !slices.ContainsFunc(tree.Steps, func(s *spf.Step) bool {
+			return s.Term.Name == "include" && dnsmsg.Canonical(s.Target) == dnsmsg.Canonical(k.SPFInclude)
+		}) {
+			f.Summary = "The record reaches include:" + k.SPFInclude + " by way of others and with a qualifier other than \"+\", so it does not authorise Postmark."
+			f.Fix = "If the sign stands in a record that is not yours, tell its owner, or put the include into your own record."
+		}
+		k.add("spf_include_qualified", f)
 		return
 	}
 	f := DomainFinding{
@@ -426,7 +433,7 @@ type overlay struct {
 }
 
 func (o overlay) TXT(ctx context.Context, name string) ([]string, spf.Status) {
-	if strings.EqualFold(strings.TrimSuffix(name, "."), o.domain) {
+	if dnsmsg.Canonical(name) == dnsmsg.Canonical(o.domain) {
 		return []string{o.text}, spf.Found
 	}
 	return o.Source.TXT(ctx, name)

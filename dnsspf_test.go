@@ -365,3 +365,17 @@ func TestSPFTermsThatDecideNothing(t *testing.T) {
 		}
 	}
 }
+
+// Whose sign it is that keeps the include from being a permission.
+func TestSPFQualifiedElsewhere(t *testing.T) {
+	t.Parallel()
+	for record, want := range map[string]string{
+		"v=spf1 ?include:spf.mtasv.net -all": "Remove the sign",
+		"v=spf1 include:b.test -all":         "tell its owner",
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted(record))+"\nb.test TXT \"v=spf1 ?include:spf.mtasv.net -all\"", DomainCheck{})
+		if f := finding(t, r, "spf_include_qualified"); r.SPF.Include != "qualified" || !strings.Contains(f.Fix, want) {
+			t.Errorf("%s: %s %s", record, f.Summary, f.Fix)
+		}
+	}
+}
