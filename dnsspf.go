@@ -122,18 +122,33 @@ func (k *checker) checkSPF(ctx context.Context) {
 		k.spfMultiple(ctx, &rep, tree)
 	default:
 		rep.State = "ok"
-		mended, note := k.spfMended(ctx, apex, tree)
-		if k.spfLint(tree, mended, note) {
+		rep.Include = k.includeState(tree)
+		issues := spf.Lint(tree)
+		mended, note := k.spfMended(ctx, apex, tree, issues)
+		if k.spfLint(tree, issues, mended, note) {
 			rep.State = "broken"
 		}
-		k.spfInclude(ctx, &rep, tree)
+		k.spfInclude(ctx, &rep, tree, issues)
 		if rep.State == "ok" {
-			k.note("SPF", fmt.Sprintf("one record, %d of 10 look-ups", tree.Lookups))
+			k.note("SPF", k.spfCost(tree))
 		}
 	}
 	for _, a := range k.Addresses {
 		rep.Addresses = append(rep.Addresses, k.evaluateSPF(ctx, tree, a, k.domain, "postmaster@"+k.domain))
 	}
+}
+
+// spfCost is the note on a sound record.
+func (k *checker) spfCost(tree *spf.Node) string {
+	gap := tree.Gap()
+	if gap == "" {
+		return fmt.Sprintf("one record, %d of 10 look-ups", tree.Lookups)
+	}
+	s := fmt.Sprintf("one record, at least %d of 10 look-ups: %s", tree.Lookups, gap)
+	if k.includeState(tree) == "unknown" {
+		s += "; whether it includes " + k.SPFInclude + " is not known"
+	}
+	return s
 }
 
 func publicTree(n *spf.Node) *SPFNode {
@@ -238,24 +253,27 @@ func nearSPF(s string) string {
 // spfLint files what the linter says, with the mended record where there is
 // one and a note on it; it reports whether one of it makes the record a
 // permanent error.
-func (k *checker) spfLint(tree *spf.Node, mended, note string) (broken bool) {
-	for _, i := range spf.Lint(tree) {
+func (k *checker) spfLint(tree *spf.Node, issues []spf.Issue, mended, note string) (broken bool) {
+	for _, i := range issues {
 		code := "spf_" + i.Code
 		if findingCatalogue[code].level == DomainFail && i.Code != "pass_all" && i.Code != "wide_network" {
 			broken = true
 		}
 		f := DomainFinding{Name: i.Domain, Type: "TXT", Summary: sentence(i.Text), Fix: spfFixes[i.Code]}
-		if n := findNode(tree, i.Domain); n != nil && n.Record != nil {
-			f.Found = []string{n.Record.Text}
+		if r := i.Record(); r != nil {
+			f.Found = []string{r.Text}
 		}
 		if i.End > 0 && i.Code == "syntax" {
 			f.Summary = fmt.Sprintf("The SPF record of %s has a mistake at character %d: %s.", i.Domain, i.Pos+1, i.Text)
 		}
-		if i.Domain != tree.Domain && f.Fix != "" && i.Code != "too_many_lookups" {
+		if i.Record() != tree.Record && f.Fix != "" && i.Code != "too_many_lookups" {
 			f.Fix += " The record belongs to " + i.Domain + "; if that is not yours, tell its owner or take its include out."
 		}
 		if i.Code == "too_many_lookups" {
 			f.Fix += " " + costText(tree)
+		}
+		if i.Code == "unasked" && k.includeState(tree) == "unknown" {
+			f.Fix += " Until then it is not known whether the record includes " + k.SPFInclude + "."
 		}
 		if mended != "" && mendable[i.Code] && ownIssue(tree, i) {
 			f.Publish = []DomainRecord{txtRecord(k.domain, mended, tree.Texts...)}
@@ -268,15 +286,6 @@ func (k *checker) spfLint(tree *spf.Node, mended, note string) (broken bool) {
 		k.add(code, f)
 	}
 	return broken
-}
-
-func findNode(root *spf.Node, domain string) (found *spf.Node) {
-	root.Visit(func(n *spf.Node, _ int) {
-		if found == nil && n.Domain == domain && n.Record != nil {
-			found = n
-		}
-	})
-	return found
 }
 
 // sentence makes a finding's text out of a linter's clause.
@@ -337,12 +346,15 @@ func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Nod
 	}
 	m, ok := spf.Propose(tree.Texts, k.SPFInclude)
 	if ok {
-		if why := k.tryProposal(ctx, m.Text, nil); why == "" {
+		switch why, gap := k.tryProposal(ctx, m.Text, nil); {
+		case why != "":
+			f.Fix += " Joined, they would not be sound: " + why + "."
+		case gap != "":
+			f.Fix += " No joined record is proposed, because what it would cost is not known: " + gap + "."
+		default:
 			rep.Proposal = m.Text
 			f.Publish = []DomainRecord{txtRecord(k.domain, m.Text, tree.Texts...)}
 			f.Fix = "Replace them all by the one record below, after a look at whether each sender in it is still yours."
-		} else {
-			f.Fix += " Joined, they would not be sound: " + why + "."
 		}
 	} else if m.Review != "" {
 		f.Fix += " No joined record is proposed: " + m.Review + "."
@@ -352,24 +364,37 @@ func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Nod
 	k.add("spf_multiple", f)
 }
 
-func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node) {
-	qualifiers, found := tree.FindInclude(k.SPFInclude)
-	switch {
+// includeState is how the tree stands to the include, as SPFReport.Include.
+func (k *checker) includeState(tree *spf.Node) string {
+	switch qualifiers, found := tree.FindInclude(k.SPFInclude); {
 	case found && strings.Trim(qualifiers, "+") == "":
-		rep.Include = "present"
-		return
+		return "present"
+	case !tree.AllRead():
+		return "unknown" // it may stand, or stand as a pass, in what was not read
 	case found:
-		rep.Include = "qualified"
-		k.add("spf_include_qualified", DomainFinding{
+		return "qualified"
+	}
+	return "absent"
+}
+
+func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node, issues []spf.Issue) {
+	switch rep.Include {
+	case "present", "unknown":
+		return
+	case "qualified":
+		f := DomainFinding{
 			Name: k.domain, Type: "TXT", Found: tree.Texts,
 			Summary: "include:" + k.SPFInclude + " stands in the record with a qualifier other than \"+\", so it does not authorise Postmark.",
 			Fix:     "Remove the sign in front of the include.",
-		})
+		}
+		if !slices.ContainsFunc(tree.Steps, func(s *spf.Step) bool {
+			return s.Term.Name == "include" && dnsmsg.Canonical(s.Target) == dnsmsg.Canonical(k.SPFInclude)
+		}) {
+			f.Summary = "The record reaches include:" + k.SPFInclude + " by way of others and with a qualifier other than \"+\", so it does not authorise Postmark."
+			f.Fix = "If the sign stands in a record that is not yours, tell its owner, or put the include into your own record."
+		}
+		k.add("spf_include_qualified", f)
 		return
-	}
-	rep.Include = "absent"
-	if !tree.Complete() {
-		rep.Include = "unknown"
 	}
 	f := DomainFinding{
 		Name: k.domain, Type: "TXT", Found: tree.Texts, Optional: true,
@@ -382,8 +407,13 @@ func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node
 		k.add("spf_include_absent", f)
 		return
 	}
-	if why := k.tryProposal(ctx, m.Text, tree); why != "" {
+	switch why, gap := k.tryProposal(ctx, m.Text, issues); {
+	case why != "":
 		f.Fix = "Leave it out: with it " + why + ". " + costText(tree)
+		k.add("spf_include_absent", f)
+		return
+	case gap != "":
+		f.Fix = "Nothing is proposed, because what it would cost is not known: " + gap + "."
 		k.add("spf_include_absent", f)
 		return
 	}
@@ -403,47 +433,49 @@ type overlay struct {
 }
 
 func (o overlay) TXT(ctx context.Context, name string) ([]string, spf.Status) {
-	if strings.EqualFold(strings.TrimSuffix(name, "."), o.domain) {
+	if dnsmsg.Canonical(name) == dnsmsg.Canonical(o.domain) {
 		return []string{o.text}, spf.Found
 	}
 	return o.Source.TXT(ctx, name)
 }
 
-// tryProposal walks the tree as it would be, and says in words why the
-// proposal must not be made, if so.
-func (k *checker) tryProposal(ctx context.Context, text string, before *spf.Node) string {
-	why, lookups := k.newFault(ctx, text, before)
-	if why == "" && lookups > spf.MaxLookups {
-		return fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", lookups, spf.MaxLookups)
-	}
-	return why
+// walkAs walks the tree as it would be with text at the domain.
+func (k *checker) walkAs(ctx context.Context, text string) *spf.Node {
+	return spf.Walk(ctx, overlay{spfSource{k}, k.domain, text}, k.domain, spf.Identity{})
 }
 
-// newFault walks the tree as it would be with text, and gives the first fault
-// that is not there before.
-func (k *checker) newFault(ctx context.Context, text string, before *spf.Node) (why string, lookups int) {
-	tree := spf.Walk(ctx, overlay{spfSource{k}, k.domain, text}, k.domain, spf.Identity{})
+// tryProposal walks the tree as it would be, and says in words why the
+// proposal must not be made, if so, or what is not known of it.
+func (k *checker) tryProposal(ctx context.Context, text string, before []spf.Issue) (why, gap string) {
+	tree := k.walkAs(ctx, text)
+	why = newFault(tree, before)
+	if why == "" && tree.Lookups > spf.MaxLookups {
+		why = fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", tree.Lookups, spf.MaxLookups)
+	}
+	return why, tree.Gap()
+}
+
+// newFault gives the first fault of a tree that is not there before.
+func newFault(tree *spf.Node, before []spf.Issue) (why string) {
 	// The same kind of fault at another host, or in another term, is a new one.
 	type fault struct{ code, domain, term string }
-	of := func(root *spf.Node, i spf.Issue) fault {
+	of := func(i spf.Issue) fault {
 		f := fault{code: i.Code, domain: strings.ToLower(i.Domain)}
-		if n := findNode(root, i.Domain); n != nil {
-			f.term = n.Record.Text[i.Pos:i.End]
+		if r := i.Record(); r != nil {
+			f.term = r.Text[i.Pos:i.End]
 		}
 		return f
 	}
 	old := map[fault]bool{}
-	if before != nil {
-		for _, i := range spf.Lint(before) {
-			old[of(before, i)] = true
-		}
+	for _, i := range before {
+		old[of(i)] = true
 	}
 	for _, i := range spf.Lint(tree) {
-		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[of(tree, i)] {
-			return i.Text, tree.Lookups
+		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[of(i)] {
+			return i.Text
 		}
 	}
-	return "", tree.Lookups
+	return ""
 }
 
 // evaluateSPF is check_host() for one mail. The grammar of each record on the
@@ -478,7 +510,7 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 			}
 		}
 	}
-	reached := &reachedResolver{spfResolver: spfResolver{k}, texts: map[string]bool{}}
+	reached := newReached(k, tree, addr)
 	res, err := gospf.CheckHostWithSender(addr.AsSlice(), helo, sender, gospf.WithContext(ctx), gospf.WithResolver(reached))
 	r.Result = string(res)
 	if err != nil {
@@ -498,28 +530,86 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 	return r
 }
 
-// reachedResolver keeps the names whose records the evaluator came to.
+// reachedResolver answers for the family of the sending address, and keeps the
+// names whose records the evaluator came to.
 type reachedResolver struct {
 	spfResolver
+	four  bool
 	texts map[string]bool
+	// hosts are the names that a and mx terms ask for, and exists those of the
+	// exists terms, which ask for an A record whatever the family (RFC 7208
+	// section 5.7).
+	hosts, exists map[string]bool
+}
+
+func newReached(k *checker, tree *spf.Node, addr netip.Addr) *reachedResolver {
+	r := &reachedResolver{spfResolver: spfResolver{k}, four: addr.Unmap().Is4(), texts: map[string]bool{}, hosts: map[string]bool{}, exists: map[string]bool{}}
+	tree.Visit(func(n *spf.Node, _ int) {
+		for _, s := range n.Steps {
+			switch {
+			case s.Target == "":
+			case s.Term.Name == "a":
+				r.hosts[dnsmsg.Canonical(s.Target)] = true
+			case s.Term.Name == "exists":
+				r.exists[dnsmsg.Canonical(s.Target)] = true
+			}
+		}
+	})
+	return r
+}
+
+func (r *reachedResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
+	out, err := r.spfResolver.LookupMX(ctx, name)
+	for _, m := range out {
+		r.hosts[dnsmsg.Canonical(m.Host)] = true
+	}
+	return out, err
+}
+
+func (r *reachedResolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
+	v4, v6 := r.k.families(ctx, host)
+	name := dnsmsg.Canonical(host)
+	reply := v4
+	switch {
+	case r.four:
+	case r.hosts[name] && !r.exists[name]:
+		reply = v6
+	case r.exists[name] && !r.hosts[name]:
+	default: // which of the two is asked for depends on the mail
+		reply = bothFamilies(v4, v6)
+	}
+	out := make([]net.IPAddr, 0, len(reply.records))
+	for _, rec := range reply.records {
+		out = append(out, net.IPAddr{IP: rec.Addr.AsSlice()})
+	}
+	return out, resolverError(reply)
 }
 
 func (r *reachedResolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
 	r.texts[strings.ToLower(strings.TrimSuffix(name, "."))] = true
-	return r.spfResolver.LookupTXT(ctx, name)
+	texts, err := r.spfResolver.LookupTXT(ctx, name)
+	for i, t := range texts {
+		texts[i] = spf.WithoutMapped(t)
+	}
+	return texts, err
 }
 
 // faultOnTheWay says why a record that the evaluator came to makes the result
-// a permanent error, or returns "".
+// a permanent error, or returns "". Faults of a single term, such as a loop or
+// too many mail hosts, count only where the term itself is come to (RFC 7208
+// section 4.6.2), which the evaluator sees.
 func faultOnTheWay(tree *spf.Node, reached map[string]bool) (why string) {
-	for _, i := range spf.Lint(tree) {
-		switch i.Code {
-		case "syntax", "target_missing", "target_multiple", "loop", "too_many_mx":
-			if why == "" && reached[strings.ToLower(i.Domain)] {
-				why = i.Text
-			}
+	tree.Visit(func(n *spf.Node, _ int) {
+		switch {
+		case why != "" || !reached[strings.ToLower(n.Domain)]:
+		case n.State == spf.None:
+			why = n.Domain + " has no SPF record, but another record points to it"
+		case n.State == spf.Multiple:
+			why = fmt.Sprintf("%s has %d SPF records; exactly one is allowed", n.Domain, len(n.Texts))
+		case n.Record != nil && len(n.Record.Faults) > 0:
+			why = n.Record.Faults[0].Text
 		}
-	}
+	})
 	return why
 }
 
@@ -546,15 +636,6 @@ func (s spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, erro
 	out := make([]*net.MX, 0, len(r.records))
 	for _, m := range r.records {
 		out = append(out, &net.MX{Host: m.Target, Pref: m.Preference})
-	}
-	return out, resolverError(r)
-}
-
-func (s spfResolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
-	r := s.k.lookAddrs(ctx, host)
-	out := make([]net.IPAddr, 0, len(r.records))
-	for _, rec := range r.records {
-		out = append(out, net.IPAddr{IP: rec.Addr.AsSlice()})
 	}
 	return out, resolverError(r)
 }

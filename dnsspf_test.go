@@ -2,6 +2,7 @@ package fluxly
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -202,6 +203,179 @@ func TestSPFFamilies(t *testing.T) {
 		}
 		if d := cmp.Diff(tt.want, got); d != "" || r.SPF.Voids != tt.voids {
 			t.Errorf("%s, %q: %d void, want %d (-want +got):\n%s", tt.record, tt.addrs, r.SPF.Voids, tt.voids, d)
+		}
+	}
+}
+
+// addresses are those that a check is asked about.
+func addresses(list ...string) (out []netip.Addr) {
+	for _, a := range list {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
+
+func spfResults(r *DomainReport) (out []string) {
+	for _, a := range r.SPF.Addresses {
+		out = append(out, a.Result)
+	}
+	return out
+}
+
+// Records that are full of mistakes take time by their size and no more: what
+// is said of a term knows its record.
+func TestSPFManyMistakes(t *testing.T) {
+	t.Parallel()
+	root := "v=spf1 ptr"
+	text := zone("-acme.test TXT")
+	for i := range 6 {
+		root += fmt.Sprintf(" include:i%d.test", i)
+		text += fmt.Sprintf("\ni%d.test TXT%s", i, quoted("v=spf1"+strings.Repeat(" ptr", 14500)))
+	}
+	text += "\nacme.test TXT" + quoted(root+" -all"+strings.Repeat(" ptr", 9000))
+	begin := time.Now()
+	r := checkZoneText(t, text, DomainCheck{Timeout: 15 * time.Second, Addresses: addresses("192.0.2.1", "192.0.2.2")})
+	if took := time.Since(begin); took > 15*time.Second {
+		t.Errorf("took %s", took)
+	}
+	more := map[string]bool{}
+	for _, f := range r.Findings {
+		for _, n := range []int{9000 - 5, 14500 - 5} {
+			if strings.Contains(f.Summary, fmt.Sprintf("There are %d more of this kind", n)) {
+				more[f.Code+" "+f.Name] = true
+			}
+		}
+	}
+	if !more["spf_after_all acme.test"] || !more["spf_ptr i5.test"] || len(more) != 7 {
+		t.Errorf("%v", more)
+	}
+}
+
+// A fault of one term counts for the mails that come to it (RFC 7208 section
+// 4.6.2); one that matches before it has its result.
+func TestSPFMatchBeforeFault(t *testing.T) {
+	t.Parallel()
+	hosts := ""
+	for i := range 11 {
+		hosts += fmt.Sprintf("m.test MX 10 h%d.m.test\nh%d.m.test A 198.18.0.%d\n", i, i, i)
+	}
+	for _, tt := range []struct {
+		record, others string
+		want           []string
+	}{
+		{"ip4:192.0.2.1 include:b.test include:spf.mtasv.net", `b.test TXT "v=spf1 ip4:192.0.2.2 include:acme.test -all"`, []string{"pass", "pass", "permerror"}},
+		{"ip4:192.0.2.1 mx:m.test include:spf.mtasv.net", hosts, []string{"pass", "permerror", "permerror"}},
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted("v=spf1 "+tt.record+" -all"))+"\n"+tt.others, DomainCheck{Addresses: addresses("192.0.2.1", "192.0.2.2", "192.0.2.3")})
+		if d := cmp.Diff(tt.want, spfResults(r)); d != "" {
+			t.Errorf("%s (-want +got):\n%s%+v", tt.record, d, r.SPF.Addresses)
+		}
+	}
+}
+
+// A mail has one family: that the records of the other could not be asked for
+// is nothing to it, and that those of its own could not is no absence.
+func TestSPFFailedFamily(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		record, hosts, fail, typ string
+		want                     []string // for the IPv4 address, and the IPv6 one
+		complete                 bool
+	}{
+		{"a:h.test", "h.test AAAA 2001:db8::9", "h.test", "A", []string{"temperror", "pass"}, false},
+		{"a:h.test", "h.test A 192.0.2.1", "h.test", "AAAA", []string{"pass", "temperror"}, false},
+		{"mx:m.test", "m.test MX 10 h.test\nh.test AAAA 2001:db8::9", "h.test", "A", []string{"temperror", "pass"}, true},
+		{"exists:h.test", "h.test A 127.0.0.2", "h.test", "AAAA", []string{"pass", "pass"}, true},
+		{"exists:h.test", "h.test AAAA 2001:db8::9", "h.test", "A", []string{"temperror", "temperror"}, false},
+	} {
+		s := dnstest.Start(t, zone("-acme.test TXT", "acme.test TXT"+quoted("v=spf1 "+tt.record+" include:spf.mtasv.net -all"))+"\n"+tt.hosts)
+		s.Fail(tt.fail, tt.typ, dnstest.Fault{RCode: 2})
+		r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true, Addresses: addresses("192.0.2.1", "2001:db8::9")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(tt.want, spfResults(r)); d != "" || r.SPF.Complete != tt.complete || slices.ContainsFunc(r.Findings, func(f DomainFinding) bool { return f.Code == "spf_void_ipv4" }) {
+			t.Errorf("%s without %s: complete %v, %v (-want +got):\n%s", tt.record, tt.typ, r.SPF.Complete, codes(r), d)
+		}
+	}
+}
+
+// What could not be read may hold the include and cost the rest of the
+// look-ups: nothing is said to be absent and nothing is proposed.
+func TestSPFUnreadTree(t *testing.T) {
+	t.Parallel()
+	eight, hosts := "", ""
+	for i := range 8 {
+		eight += fmt.Sprintf(" a:h%d.x.test", i)
+		hosts += fmt.Sprintf("h%d.x.test A 198.18.0.%d\n", i, i)
+	}
+	const unread = "Nothing is proposed, because what it would cost is not known: "
+	for _, tt := range []struct {
+		name, record, also, fail, typ string
+		include, code, text           string
+		complete                      bool
+	}{
+		{"an include", "v=spf1" + eight + " include:slow.test -all", "", "slow.test", "TXT", "unknown", "spf_unasked", "not known whether the record includes", false},
+		{"an address", "v=spf1 a:slow.test -all", "", "slow.test", "*", "absent", "spf_include_absent", unread + "slow.test could not be asked for its address record", false},
+		{"Postmark's record", "v=spf1" + eight + " -all", "", "spf.mtasv.net", "TXT", "absent", "spf_include_absent", unread + "spf.mtasv.net could not be asked", true},
+		{"one of several", "v=spf1 include:slow.test -all", `acme.test TXT "v=spf1 -all"`, "slow.test", "TXT", "unknown", "spf_multiple", "not known: slow.test could not be asked", true},
+		{"several", "v=spf1 mx -all", `acme.test TXT "v=spf1 -all"`, "spf.mtasv.net", "TXT", "unknown", "spf_multiple", "not known: spf.mtasv.net could not be asked", true},
+		{"another record for each mail", "v=spf1" + eight + " include:%{i}.x.test -all", "", "none.test", "TXT", "unknown", "", "at least 9 of 10 look-ups", false},
+		{"another record for each domain", "v=spf1" + eight + " include:%{o}.dyn.test -all", `acme.test.dyn.test TXT "v=spf1 a:h1.x.test -all"`, "none.test", "TXT", "absent", "spf_include_absent", "takes 11 DNS look-ups", true},
+	} {
+		s := dnstest.Start(t, zone("-acme.test TXT", "acme.test TXT"+quoted(tt.record))+"\n"+hosts+tt.also)
+		s.Fail(tt.fail, tt.typ, dnstest.Fault{RCode: 2})
+		r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.SPF.Include != tt.include || r.SPF.Complete != tt.complete || r.SPF.Proposal != "" {
+			t.Errorf("%s: include %s, complete %v, proposal %q", tt.name, r.SPF.Include, r.SPF.Complete, r.SPF.Proposal)
+		}
+		said := r.Text()
+		if tt.code != "" {
+			f := finding(t, r, tt.code)
+			said = f.Summary + " " + f.Fix
+			if len(f.Publish) > 0 {
+				t.Errorf("%s: %+v", tt.name, f.Publish)
+			}
+		}
+		if !strings.Contains(said, tt.text) || tt.include != "absent" && strings.Contains(strings.Join(codes(r), " "), "spf_include_absent") {
+			t.Errorf("%s: %q is not said: %s", tt.name, tt.text, said)
+		}
+	}
+}
+
+// An IPv4 sender is never compared to an ip6 term, and an explanation decides
+// nothing.
+func TestSPFTermsThatDecideNothing(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		record string
+		want   []string
+		code   string
+	}{
+		{"ip6:::ffff:0:0/96", []string{"fail", "fail"}, "fail spf_wide_network"},
+		{"ip6:::ffff:192.0.2.1 ip4:192.0.2.2", []string{"fail", "fail"}, ""},
+		{"ip4:192.0.2.1 exp=%{p}.x.test", []string{"pass", "pass"}, ""},
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted("v=spf1 "+tt.record+" include:spf.mtasv.net -all"))+"\n1.2.0.192.in-addr.arpa PTR h.test", DomainCheck{Addresses: addresses("192.0.2.1", "::ffff:192.0.2.1")})
+		if d := cmp.Diff(tt.want, spfResults(r)); d != "" || tt.code != "" && !slices.Contains(codes(r), tt.code) {
+			t.Errorf("%s: %v, %+v (-want +got):\n%s", tt.record, codes(r), r.SPF.Addresses, d)
+		}
+	}
+}
+
+// Whose sign it is that keeps the include from being a permission.
+func TestSPFQualifiedElsewhere(t *testing.T) {
+	t.Parallel()
+	for record, want := range map[string]string{
+		"v=spf1 ?include:spf.mtasv.net -all": "Remove the sign",
+		"v=spf1 include:b.test -all":         "tell its owner",
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted(record))+"\nb.test TXT \"v=spf1 ?include:spf.mtasv.net -all\"", DomainCheck{})
+		if f := finding(t, r, "spf_include_qualified"); r.SPF.Include != "qualified" || !strings.Contains(f.Fix, want) {
+			t.Errorf("%s: %s %s", record, f.Summary, f.Fix)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 // spfMended is the one record to publish in place of a faulty one, whatever
 // the number of its faults; "" when a person has to write it. note is what
 // whoever publishes it must know.
-func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node) (text, note string) {
+func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node, issues []spf.Issue) (text, note string) {
 	text, cut := k.spfSplit(apex, tree)
 	if cut {
 		return "", "" // who stood in the lost part is not known
@@ -25,13 +25,31 @@ func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node) 
 			return "", ""
 		}
 		note = leftOut(left)
+		text = k.mendOn(ctx, text)
 	}
 	// A record that costs too much may go on doing so: senders have to go,
 	// and which ones is not for a program to say.
-	if why, lookups := k.newFault(ctx, text, tree); why != "" || lookups > max(tree.Lookups, spf.MaxLookups) {
+	after, limit := k.walkAs(ctx, text), max(tree.Lookups, spf.MaxLookups)
+	if !after.Complete() && len(tree.Record.Faults) == 0 {
+		limit = tree.Lookups // what is not known may cost the rest
+	}
+	if newFault(after, issues) != "" || after.Lookups > limit {
 		return "", ""
 	}
 	return text, note
+}
+
+// mendOn mends what a mended text has left: terms that only now can be read may
+// lead nowhere.
+func (k *checker) mendOn(ctx context.Context, text string) string {
+	for range 3 {
+		more, _, ok := spf.Mend(k.walkAs(ctx, text))
+		if !ok {
+			break
+		}
+		text = more
+	}
+	return text
 }
 
 // leftOut speaks of the terms that a mended record leaves out because they
@@ -64,15 +82,10 @@ var mendable = map[string]bool{
 // ownIssue: the fault lies in the domain's own record, or right where it
 // points.
 func ownIssue(tree *spf.Node, i spf.Issue) bool {
-	if i.Domain == tree.Domain {
+	if i.Node == tree {
 		return true
 	}
-	for _, s := range tree.Steps {
-		if s.Child != nil && s.Child.Domain == i.Domain && i.Code == "target_missing" {
-			return true
-		}
-	}
-	return false
+	return (i.Code == "target_missing" || i.Code == "loop") && slices.ContainsFunc(tree.Steps, func(s *spf.Step) bool { return s.Child == i.Node })
 }
 
 // spfSplit looks for what panels do to a long record: strings that were meant

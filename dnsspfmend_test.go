@@ -39,3 +39,52 @@ func TestMendBringsNoFault(t *testing.T) {
 		}
 	}
 }
+
+// What a mended record says of a sender is what its author said; where that
+// cannot be told, a person has to write it. A record mended twice is the one
+// mended once.
+func TestMendKeepsSenders(t *testing.T) {
+	t.Parallel()
+	const hosts = `foo.test TXT "v=spf1 ip4:198.51.100.0/24 -all"
+h.test A 198.51.100.7
+acme2.test A 198.51.100.8
+`
+	check := func(text string) *DomainReport {
+		return checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted(text))+"\n"+hosts, DomainCheck{})
+	}
+	for text, want := range map[string]string{ // "" for none
+		"v=spf1 - include:foo.test - include:spf.mtasv.net ~all":     "",
+		"v=spf1 mx – include:foo.test – include:spf.mtasv.net ~all":  "",
+		"v=spf1 mx: include:foo.test include:spf.mtasv.net -all":     "",
+		"v=spf1 a: mx include:spf.mtasv.net. -all":                   "",
+		"v=spf1 a:acme2.test: include:spf.mtasv.net -all":            "",
+		"v=spf1 a:h.testinclude:foo.test include:spf.mtasv.net ?all": "",
+		"v=spf1 a: h.test ip6: 2001:db8::1 include:foo.test - all":   "v=spf1 a:h.test ip6:2001:db8::1 include:foo.test -all",
+		"v=spf1 include: foo.test; include:spf.mtasv.net -all":       "v=spf1 include:foo.test include:spf.mtasv.net -all",
+		"v=spf1 ip4:192.0.2.1; include:gone.test -all":               "v=spf1 ip4:192.0.2.1 -all",
+		"v=spf1 ip4:192.0.2.1; include:acme.test -all":               "v=spf1 ip4:192.0.2.1 -all",
+		"v=spf1 ip4:192.0.2.1 a=gone.test -all":                      "v=spf1 ip4:192.0.2.1 -all",
+		"v=spf1 include:gone.test; -all":                             "v=spf1 ~all",
+	} {
+		r := check(text)
+		got := ""
+		for _, f := range r.Findings {
+			for _, p := range f.Publish {
+				if f.Area == "SPF" && f.Code != "spf_include_absent" {
+					got = p.Value
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+		if got == "" {
+			continue
+		}
+		for _, f := range check(got).Findings {
+			if f.Area == "SPF" && f.Code != "spf_include_absent" && len(f.Publish) > 0 {
+				t.Errorf("%q: mended to %q, and that to %q for %s", text, got, f.Publish[0].Value, f.Code)
+			}
+		}
+	}
+}

@@ -14,7 +14,8 @@ import (
 // Client asks questions over UDP and, when the reply is cut, over TCP. The
 // zero value works; it may be used from many goroutines.
 type Client struct {
-	// Timeout bounds one try against one server. Default 2 s.
+	// Timeout bounds one try against one server, over TCP too where it comes to
+	// that. Default 2 s.
 	Timeout time.Duration
 	// Tries is how often each server is asked when it stays silent. Default 2.
 	Tries int
@@ -94,6 +95,12 @@ func isTimeout(err error) bool {
 // ask tries one server once: UDP with EDNS, without EDNS where the server does
 // not know it, TCP where the reply was cut.
 func (c *Client) ask(ctx context.Context, server, name string, t Type, m Mode) (Answer, error) {
+	timeout := c.Timeout
+	if timeout <= 0 {
+		timeout = 2 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	edns := true
 	exchange := func(network string) (Answer, bool, error) {
 		a, cut, err := c.exchange(ctx, network, server, name, t, m, edns)
@@ -115,12 +122,6 @@ func (c *Client) ask(ctx context.Context, server, name string, t Type, m Mode) (
 }
 
 func (c *Client) exchange(ctx context.Context, network, server, name string, t Type, m Mode, edns bool) (a Answer, cut bool, err error) {
-	timeout := c.Timeout
-	if timeout <= 0 {
-		timeout = 2 * time.Second
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	dial := c.Dial
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext

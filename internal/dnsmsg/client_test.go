@@ -3,6 +3,7 @@ package dnsmsg_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -182,5 +183,75 @@ func TestTypeNames(t *testing.T) {
 		if _, ok := dnsmsg.ParseType(s); ok {
 			t.Errorf("%q is a type", s)
 		}
+	}
+}
+
+// Replies that no builder lets pass, and what is made of them.
+func TestQueryRaw(t *testing.T) {
+	t.Parallel()
+	text := dnstest.RawRecord(dnstest.Asker, dnsmsg.TXT, dnstest.RawText("x"))
+	record := func(typ dnsmsg.Type, data ...byte) []byte { return dnstest.RawRecord(dnstest.Asker, typ, data) }
+	for _, tt := range []struct {
+		name    string
+		typ     dnsmsg.Type
+		answers [][]byte
+		records int // -1: not to be read
+	}{
+		{"A of no bytes", dnsmsg.A, [][]byte{record(dnsmsg.A), text}, -1},
+		{"A of five bytes", dnsmsg.A, [][]byte{record(dnsmsg.A, 192, 0, 2, 1, 1)}, -1},
+		{"AAAA of four bytes", dnsmsg.AAAA, [][]byte{record(dnsmsg.AAAA, 192, 0, 2, 1), text}, -1},
+		{"MX without a name", dnsmsg.MX, [][]byte{record(dnsmsg.MX, 0, 10), text}, -1},
+		{"NS without a name", dnsmsg.NS, [][]byte{record(dnsmsg.NS), text}, -1},
+		{"null MX", dnsmsg.MX, [][]byte{record(dnsmsg.MX, 0, 0, 0)}, 1},
+		{"one text twice", dnsmsg.TXT, [][]byte{text, text}, 1},
+		{"one text in two ways", dnsmsg.TXT, [][]byte{record(dnsmsg.TXT, 2, 'a', 'b'), record(dnsmsg.TXT, 1, 'a', 1, 'b')}, 2},
+	} {
+		s := dnstest.Start(t, "")
+		s.Answer(func(q []byte, _ bool) []byte { return dnstest.Raw(q, 0x8000, tt.answers, nil, nil) })
+		a, err := query(t, s, "acme.test", tt.typ)
+		_, got := a.Resolve("acme.test", tt.typ)
+		if tt.records < 0 && err == nil || tt.records >= 0 && (err != nil || len(got) != tt.records) {
+			t.Errorf("%s: %+v, %v", tt.name, got, err)
+		}
+	}
+}
+
+// What only looks like a reply to the question is passed over.
+func TestQueryNotTheReply(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(reply []byte){
+		"another kind of question": func(r []byte) { r[2] |= 0x28 }, // an update
+		"another class":            func(r []byte) { r[12+11+3] = 3 },
+	} {
+		s := dnstest.Start(t, "")
+		s.Answer(func(q []byte, _ bool) []byte {
+			r := dnstest.Raw(q, 0x8000, [][]byte{dnstest.RawRecord(dnstest.Asker, dnsmsg.TXT, dnstest.RawText("x"))}, nil, nil)
+			change(r)
+			return r
+		})
+		c := dnsmsg.Client{Timeout: 50 * time.Millisecond, Tries: 1, Dial: s.Dial}
+		if a, err := c.Query(t.Context(), []string{"192.0.2.53:53"}, "acme.test", dnsmsg.TXT, dnsmsg.Recursive); err == nil {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+}
+
+// The time for a try is that of the question over UDP and TCP together.
+func TestQueryTimeoutOfBoth(t *testing.T) {
+	t.Parallel()
+	var ends []time.Time
+	c := dnsmsg.Client{Timeout: 200 * time.Millisecond, Tries: 1}
+	s := dnstest.Start(t, "")
+	s.Fail("*", "*", dnstest.Fault{Truncate: true, TCPDrop: true})
+	c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		end, _ := ctx.Deadline()
+		ends = append(ends, end)
+		return s.Dial(ctx, network, address)
+	}
+	if _, err := c.Query(t.Context(), []string{"192.0.2.53:53"}, "acme.test", dnsmsg.TXT, dnsmsg.Recursive); err == nil {
+		t.Error("no error")
+	}
+	if len(ends) != 2 || !ends[0].Equal(ends[1]) {
+		t.Errorf("%v", ends)
 	}
 }

@@ -92,8 +92,7 @@ type Record struct {
 	TTL  time.Duration
 	// Strings are the character strings of a TXT or SPF record.
 	Strings []string
-	// Target is the name a CNAME, NS, PTR or MX points to, or the first name
-	// server of an SOA.
+	// Target is the name a CNAME, NS, PTR or MX points to.
 	Target string
 	// Preference is that of an MX.
 	Preference uint16
@@ -105,6 +104,12 @@ type Record struct {
 
 // Text joins the strings of a TXT record.
 func (r Record) Text() string { return strings.Join(r.Strings, "") }
+
+// data tells records of one name and type apart; the time to live is no part of
+// it.
+func (r Record) data() string {
+	return fmt.Sprintf("%d %s %s %q", r.Preference, Canonical(r.Target), r.Addr, r.Strings)
+}
 
 // Answer is one well-formed reply.
 type Answer struct {
@@ -125,18 +130,23 @@ type Answer struct {
 const maxAliases = 16
 
 // Resolve follows the aliases in the answer section from name. It returns the
-// names passed (without the first), and the records of type t at the end.
+// names passed (without the first), and the records of type t at the end, each
+// once (RFC 2181 section 5).
 func (a Answer) Resolve(name string, t Type) (chain []string, records []Record) {
 	at := Canonical(name)
+	var seen map[string]bool
 	for range maxAliases {
 		next := ""
-		records = records[:0]
+		records, seen = records[:0], map[string]bool{}
 		for _, r := range a.Answers {
 			if Canonical(r.Name) != at {
 				continue
 			}
 			if r.Type == t {
-				records = append(records, r)
+				if d := r.data(); !seen[d] {
+					seen[d] = true
+					records = append(records, r)
+				}
 			} else if r.Type == CNAME {
 				next = Canonical(r.Target)
 			}
@@ -267,13 +277,13 @@ func question(id uint16, name string, t Type, m Mode, edns bool) ([]byte, error)
 func parse(msg []byte, id uint16, name string, t Type) (a Answer, truncated, ok bool, err error) {
 	var p dnsmessage.Parser
 	h, err := p.Start(msg)
-	if err != nil || h.ID != id || !h.Response {
+	if err != nil || h.ID != id || !h.Response || h.OpCode != 0 {
 		return Answer{}, false, false, nil //nolint:nilerr // not our reply; ok says so
 	}
 	q, err := p.Question()
 	switch {
 	case err == nil:
-		if !strings.EqualFold(q.Name.String(), Canonical(name)) || q.Type != dnsmessage.Type(t) {
+		if Canonical(q.Name.String()) != Canonical(name) || q.Type != dnsmessage.Type(t) || q.Class != dnsmessage.ClassINET {
 			return Answer{}, false, false, nil
 		}
 	case h.RCode == FormErr || h.RCode == NotImp:
@@ -354,8 +364,15 @@ func section(p *dnsmessage.Parser, into *[]Record, header func() (dnsmessage.Res
 // byte, and five numbers (RFC 1035 section 3.3.13).
 const soaLeast = 22
 
+// sizes are the least and the most bytes of the data of a record. The parser
+// reads on past the end of one that is too short.
+var sizes = map[Type][2]uint16{A: {4, 4}, AAAA: {16, 16}, NS: {1, 255}, CNAME: {1, 255}, PTR: {1, 255}, MX: {3, 257}}
+
 func record(p *dnsmessage.Parser, h dnsmessage.ResourceHeader, skip func() error) (Record, error) {
 	r := Record{Name: h.Name.String(), Type: Type(h.Type), TTL: seconds(h.TTL)}
+	if s, ok := sizes[r.Type]; ok && (h.Length < s[0] || h.Length > s[1]) {
+		return r, fmt.Errorf("%s record of %d bytes", r.Type, h.Length)
+	}
 	switch Type(h.Type) {
 	case A:
 		v, err := p.AResource()

@@ -11,7 +11,8 @@ import (
 type Issue struct {
 	// Code is stable; see the list in Lint.
 	Code string
-	// Domain is the node it was found at.
+	// Node is where it was found, and Domain its name.
+	Node   *Node
 	Domain string
 	// Pos and End are byte offsets in that node's record; both 0 when the
 	// issue is not about one place.
@@ -32,6 +33,15 @@ func Lint(root *Node) []Issue {
 	return l.issues
 }
 
+// Record is the record that the issue is about, nil when there is none. That of
+// a loop is the one it comes back to.
+func (i Issue) Record() *Record {
+	if i.Node.State == Loop {
+		return i.Node.above().Record
+	}
+	return i.Node.Record
+}
+
 type linter struct {
 	root   *Node
 	issues []Issue
@@ -39,7 +49,7 @@ type linter struct {
 }
 
 func (l *linter) add(code string, n *Node, t *Term, format string, args ...any) {
-	i := Issue{Code: code, Domain: n.Domain, Text: fmt.Sprintf(format, args...)}
+	i := Issue{Code: code, Node: n, Domain: n.Domain, Text: fmt.Sprintf(format, args...)}
 	if t != nil {
 		i.Pos, i.End = t.Pos, t.End
 	}
@@ -63,7 +73,7 @@ func (l *linter) node(n *Node, depth int) {
 		return
 	}
 	for _, f := range r.Faults {
-		l.issues = append(l.issues, Issue{Code: "syntax", Domain: n.Domain, Pos: f.Pos, End: f.End, Text: f.Text})
+		l.issues = append(l.issues, Issue{Code: "syntax", Node: n, Domain: n.Domain, Pos: f.Pos, End: f.End, Text: f.Text})
 	}
 	for _, s := range n.Steps {
 		l.step(n, s)
@@ -95,11 +105,11 @@ func (l *linter) node(n *Node, depth int) {
 func (l *linter) target(n *Node) {
 	switch n.State {
 	case None:
-		l.add("target_missing", n, nil, "%s has no SPF record, but the record of %s points to it", n.Domain, n.path[len(n.path)-1])
+		l.add("target_missing", n, nil, "%s has no SPF record, but the record of %s points to it", n.Domain, n.up.Domain)
 	case Multiple:
 		l.add("target_multiple", n, nil, "%s has %d SPF records; exactly one is allowed", n.Domain, len(n.Texts))
 	case Loop:
-		l.add("loop", n, nil, "%s is reached again while it is being read: %s", n.Domain, strings.Join(append(n.path, n.Domain), " -> "))
+		l.add("loop", n, nil, "%s is reached again while it is being read: %s", n.Domain, strings.Join(n.way(), " -> "))
 	}
 }
 
@@ -121,6 +131,8 @@ func (l *linter) step(n *Node, s *Step) {
 		l.add("pass_all", n, t, "%q lets every machine in the world send as this domain", t.Text)
 	case t.Name == "ptr":
 		l.add("ptr", n, t, "%q is slow and unreliable, and RFC 7208 says not to use it", t.Text)
+	case t.Name == "ip6" && pass && t.Network.Addr().Is4In6() && t.Network.Bits() < 96+8:
+		l.add("wide_network", n, t, "%q is a very large part of the internet in the IPv6 form of its IPv4 addresses; it should match nobody, and some receivers let all of it send as this domain", t.Text)
 	case (t.Name == "ip4" || t.Name == "ip6") && pass && wide(t.Network):
 		l.add("wide_network", n, t, "%q lets a very large part of the internet send as this domain", t.Text)
 	case (t.Name == "a" || t.Name == "mx") && pass && (t.Bits4 < 8 || t.Bits6 < 16):
@@ -201,8 +213,8 @@ func (l *linter) overlaps() {
 			}
 			switch t.Name {
 			case "include":
-				if s.Target == "" {
-					continue
+				if s.Target == "" || again {
+					continue // it stands there once
 				}
 				key := strings.ToLower(s.Target)
 				if at, ok := seen[key]; ok {

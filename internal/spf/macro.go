@@ -25,6 +25,25 @@ func checkMacroString(s string, explanation bool) string {
 	return ""
 }
 
+// usesMacro reports whether s has the macro of that letter; "%%{p}" has none.
+func usesMacro(s string, letter byte) bool {
+	for i := 0; i < len(s); {
+		if s[i] != '%' {
+			i++
+			continue
+		}
+		n, m, why := macroAt(s[i:], true)
+		if why != "" {
+			return false
+		}
+		if m.letter == letter {
+			return true
+		}
+		i += n
+	}
+	return false
+}
+
 type macro struct {
 	letter  byte
 	upper   bool // the expansion is to be URL-escaped
@@ -165,6 +184,8 @@ type Identity struct {
 	Addr   netip.Addr
 	Sender string // local@domain
 	Helo   string
+
+	origin string // where the walk began
 }
 
 // expand replaces the macros of a domain-spec. ok is false when it needs a
@@ -213,7 +234,11 @@ func (id Identity) value(letter byte, domain string) (string, bool) {
 	case 'd':
 		return strings.TrimSuffix(domain, "."), true
 	case 'o':
-		return of, id.Sender != ""
+		if id.Sender == "" {
+			// The record of a domain is read for mails with senders there.
+			return id.origin, id.origin != ""
+		}
+		return of, true
 	case 's':
 		return id.Sender, id.Sender != ""
 	case 'l':

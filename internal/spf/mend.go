@@ -14,8 +14,12 @@ import (
 // What stands after "all" is never looked at (RFC 7208 section 5.1), so it must
 // not begin to count: it is not in the text, and left lists it.
 //
-// ok is false when nothing is to be mended or the grammar cannot be, and when
-// only "-all" would be left of a record that names senders after it.
+// ok is false when nothing is to be mended or the grammar cannot be, when two
+// terms seem to have run into one, and when only "-all" would be left of a
+// record that names senders after it.
+//
+// Where a slip of the pen was mended, the tree is not that of the new text,
+// which may have more to mend then.
 func Mend(root *Node) (text string, left []string, ok bool) {
 	if root.Record == nil {
 		return "", nil, false
@@ -26,6 +30,9 @@ func Mend(root *Node) (text string, left []string, ok bool) {
 		if len(r.Faults) > 0 {
 			return "", nil, false
 		}
+	}
+	if glued(r) {
+		return "", nil, false
 	}
 	all, redirect := r.All(), r.Redirect()
 	var before, after []string // "all"
@@ -61,7 +68,7 @@ func Mend(root *Node) (text string, left []string, ok bool) {
 			useless = true
 			continue
 		case t.Name == "include":
-			key := string(t.Qualifier) + strings.ToLower(strings.TrimSuffix(t.Value, "."))
+			key := string(t.Qualifier) + fold(t.Value)
 			if seen[key] {
 				continue
 			}
@@ -95,7 +102,7 @@ func nowhere(root *Node, steps []*Step, i int) bool {
 		return false
 	}
 	s := steps[i]
-	return s.State == None || s.State == Loop && strings.EqualFold(s.Target, root.Domain)
+	return s.State == None || s.State == Loop && sameName(s.Target, root.Domain)
 }
 
 // meantMechanism: "ip4=192.0.2.1" is legal, and means nothing.
@@ -126,8 +133,15 @@ func mendText(s string) string {
 	out := []string{s[:6]}
 	open := "" // a term that waits for its other half
 	for _, f := range strings.Fields(rest) {
-		f, open = open+f, ""
-		if len(f) == 1 && strings.ContainsAny(f, "+-~?") || strings.HasSuffix(f, ":") {
+		switch {
+		case open == "":
+		case halves(open, f):
+			f = open + f
+		default: // the grammar speaks of it
+			out = append(out, open)
+		}
+		open = ""
+		if len(f) == 1 && strings.Contains(signs, f) || strings.HasSuffix(f, ":") {
 			open = f
 			continue
 		}
@@ -139,8 +153,51 @@ func mendText(s string) string {
 	return strings.Join(out, " ")
 }
 
+// halves reports whether two words are one term that a blank got into. A sign
+// alone is as often a list's dash as a qualifier, and would refuse the sender
+// behind it, so it goes with "all" only.
+func halves(first, second string) bool {
+	if len(first) == 1 && first != ":" {
+		return strings.EqualFold(strings.Trim(second, "."), "all")
+	}
+	name := strings.TrimLeft(strings.TrimSuffix(first, ":"), signs)
+	return isMechanism(name) && !isTerm(second)
+}
+
+const signs = "+-~?"
+
+// isMechanism knows the names that are usually meant, too.
+func isMechanism(name string) bool {
+	switch lower(name) {
+	case "all", "a", "mx", "ptr", "exists", "include", "includes", "inlcude", "inculde", "incude", "ip", "ip4", "ip6", "ipv4", "ipv6":
+		return true
+	}
+	return false
+}
+
+// isTerm reports whether a word begins as a term does, and so is no value of
+// the one before it.
+func isTerm(s string) bool {
+	body := strings.TrimLeft(s, signs)
+	if n := nameLen(body); n > 0 && strings.HasPrefix(body[n:], "=") {
+		return true
+	}
+	i := strings.IndexAny(body, ":/")
+	if i < 0 {
+		i = len(body)
+	}
+	return len(body) < len(s) || isMechanism(body[:i])
+}
+
+// glued reports whether two terms may have run into one: no name has a colon.
+func glued(r *Record) bool {
+	return slices.ContainsFunc(r.Terms, func(t Term) bool {
+		return (!t.Modifier && !t.Network.IsValid() || t.Name == "redirect") && strings.Contains(t.Value, ":")
+	})
+}
+
 func mendTerm(f string) string {
-	q := f[:len(f)-len(strings.TrimLeft(f, "+-~?"))]
+	q := f[:len(f)-len(strings.TrimLeft(f, signs))]
 	body := f[len(q):]
 	if strings.EqualFold(strings.Trim(body, "."), "all") {
 		return q + "all"
@@ -149,7 +206,7 @@ func mendTerm(f string) string {
 	if !ok {
 		return f
 	}
-	switch strings.ToLower(name) {
+	switch lower(name) {
 	case "ipv4", "ip4", "ipv6", "ip6", "ip":
 		name = "ip4"
 		if strings.Contains(value, ":") {

@@ -52,7 +52,7 @@ func Propose(texts []string, target string) (m Merge, ok bool) {
 }
 
 func sameTarget(t *Term, target string) bool {
-	return strings.EqualFold(strings.TrimSuffix(t.Value, "."), strings.TrimSuffix(target, "."))
+	return sameName(t.Value, target)
 }
 
 func insert(r *Record, target, term string) Merge {
@@ -66,9 +66,13 @@ func insert(r *Record, target, term string) Merge {
 		}
 	}
 	var at int
-	switch redirect := r.Redirect(); {
+	switch redirect, last := r.Redirect(), r.lastMechanism(); {
 	case all != nil:
 		at = all.Pos
+	case redirect != nil && last != nil && last.Pos > redirect.Pos:
+		// A redirect comes after all mechanisms wherever it stands, and so must
+		// what is to count beside it.
+		return Merge{Text: r.Text[:last.End] + " " + term + r.Text[last.End:], Added: term}
 	case redirect != nil:
 		at = redirect.Pos
 	default:
@@ -80,6 +84,15 @@ func insert(r *Record, target, term string) Merge {
 		}
 	}
 	return Merge{Text: r.Text[:at] + term + " " + r.Text[at:], Added: term}
+}
+
+func (r *Record) lastMechanism() (last *Term) {
+	for i := range r.Terms {
+		if t := &r.Terms[i]; !t.Modifier {
+			last = t
+		}
+	}
+	return last
 }
 
 // reconcile prepares records for being joined, so that each sender that one of
@@ -154,7 +167,16 @@ func (r *Record) live() (out []*Term) {
 
 // what is a term without its qualifier.
 func (t *Term) what() string {
-	return strings.TrimSuffix(strings.ToLower(strings.TrimLeft(t.Text, "+-~?")), ".")
+	return fold(strings.TrimLeft(t.Text, signs))
+}
+
+// fold makes two ways to write one name or term the same. A macro in upper case
+// is another one: it escapes what it stands for.
+func fold(s string) string {
+	if strings.Contains(s, "%") {
+		return s
+	}
+	return strings.TrimSuffix(lower(s), ".")
 }
 
 // apart reports whether no address can match both.
@@ -186,6 +208,7 @@ func union(rs []*Record, weaker map[*Term]bool) string {
 	redirect := ""
 	for _, r := range rs {
 		own := r.All()
+		last := "" // a redirect comes after its record's mechanisms (RFC 7208 section 6.1)
 		for i := range r.Terms {
 			t := &r.Terms[i]
 			switch {
@@ -194,8 +217,8 @@ func union(rs []*Record, weaker map[*Term]bool) string {
 			case t.Modifier && t.Name == "redirect":
 				switch {
 				case own != nil: // dead where it stood
-				case hasAll || redirect != "" && !strings.EqualFold(redirect, t.Value):
-					add("+include:"+strings.ToLower(t.Value), "include:"+t.Value)
+				case hasAll || redirect != "" && fold(redirect) != fold(t.Value):
+					last = "include:" + t.Value
 				default:
 					redirect = t.Value
 				}
@@ -204,9 +227,11 @@ func union(rs []*Record, weaker map[*Term]bool) string {
 			case t.Modifier:
 				add(strings.ToLower(t.Name)+"="+t.Value, t.Text)
 			default:
-				text := strings.TrimLeft(t.Text, "+-~?")
-				add(string(t.Qualifier)+strings.ToLower(text), t.Text)
+				add(string(t.Qualifier)+t.what(), t.Text)
 			}
+		}
+		if last != "" {
+			add("+"+fold(last), last)
 		}
 	}
 	switch {

@@ -272,6 +272,23 @@ func (t *Term) network(rest string) (code, why string) {
 	return "", ""
 }
 
+// WithoutMapped leaves the ip6 terms with an IPv4 address in them out of a
+// record: an IPv4 sender is never compared to an ip6 term, in whichever form its
+// address comes (RFC 7208 sections 5 and 5.6), so they match nobody. Software
+// that holds all addresses in one form takes them for ip4.
+func WithoutMapped(s string) string {
+	if !Is(s) || !strings.Contains(s, ":") {
+		return s
+	}
+	r := Parse(s)
+	for i := len(r.Terms) - 1; i >= 0; i-- {
+		if t := r.Terms[i]; t.Name == "ip6" && !t.Bad && t.Network.Addr().Is4In6() {
+			s = s[:t.Pos] + s[t.End:]
+		}
+	}
+	return s
+}
+
 // nameLen is the length of the modifier name that s begins with.
 func nameLen(s string) int {
 	for i := range len(s) {

@@ -328,6 +328,55 @@ func TestProposeConflicts(t *testing.T) {
 	}
 }
 
+// A redirect comes last, wherever it stands; so does an include in its place.
+func TestProposeRedirect(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		texts []string
+		want  string
+	}{
+		{[]string{"v=spf1 -all", "v=spf1 redirect=w.test include:y.test -ip4:192.0.2.130"}, "v=spf1 include:y.test -ip4:192.0.2.130 include:w.test include:spf.mtasv.net -all"},
+		{[]string{"v=spf1 redirect=w.test include:y.test -a x=y"}, "v=spf1 redirect=w.test include:y.test -a include:spf.mtasv.net x=y"},
+		{[]string{"v=spf1 a redirect=w.test x=y"}, "v=spf1 a include:spf.mtasv.net redirect=w.test x=y"},
+		{[]string{"v=spf1 exists:%{L}.x.test a:H.test -all", "v=spf1 exists:%{l}.x.test a:h.test. -all"}, "v=spf1 exists:%{L}.x.test a:H.test exists:%{l}.x.test include:spf.mtasv.net -all"},
+	} {
+		if m, ok := Propose(tt.texts, target); !ok || m.Text != tt.want {
+			t.Errorf("%q: %q, want %q (%s)", tt.texts, m.Text, tt.want, m.Review)
+		}
+	}
+}
+
+func TestUses(t *testing.T) {
+	t.Parallel()
+	for record, want := range map[string]bool{
+		"exists:%{p}.x.test": true, "exists:%{P1r-}.x.test": true, "redirect=%{p}.x.test": true,
+		"exp=%{p}.x.test": false, "x=%{p}": false, "exists:%%{p}.x.test": false, "exists:%{i}.p.test": false, "all a:%{p}.x.test": false,
+	} {
+		if got := WalkText("v=spf1 " + record).Uses('p'); got != want {
+			t.Errorf("%q: %v", record, got)
+		}
+	}
+}
+
+// An include that stands twice is one thing to say, and what it holds is no
+// other.
+func TestSameIncludeOnce(t *testing.T) {
+	t.Parallel()
+	zone := &mapZone{
+		"acme.test": "v=spf1 include:a.test include:b.test -all", "a.test": "v=spf1 include:c.test -all", "b.test": "v=spf1 include:c.test -all",
+		"c.test": "v=spf1 include:d.test -all", "d.test": "v=spf1 ip4:192.0.2.1 -all",
+	}
+	var at []string
+	for _, i := range Lint(Walk(t.Context(), zone, "acme.test", Identity{})) {
+		if i.Code == "same_include" {
+			at = append(at, i.Domain)
+		}
+	}
+	if !slices.Equal(at, []string{"b.test"}) {
+		t.Errorf("%v", at)
+	}
+}
+
 func checkMerge(t *testing.T, texts []string) {
 	t.Helper()
 	m, ok := Propose(texts, target)
@@ -348,16 +397,13 @@ func checkMerge(t *testing.T, texts []string) {
 	}
 	if len(texts) == 1 && m.Review == "" && m.Added != "" {
 		// One insertion and nothing else.
-		at := strings.Index(m.Text, m.Added+" ")
-		for at >= 0 && m.Text[:at]+m.Text[at+len(m.Added)+1:] != texts[0] {
-			next := strings.Index(m.Text[at+1:], m.Added+" ")
-			if next < 0 {
-				at = -1
-				break
-			}
-			at += 1 + next
+		whole := false
+		for at := range m.Text {
+			rest, ok := strings.CutPrefix(m.Text[at:], m.Added+" ")
+			after, last := strings.CutPrefix(m.Text[at:], " "+m.Added)
+			whole = whole || ok && m.Text[:at]+rest == texts[0] || last && m.Text[:at]+after == texts[0]
 		}
-		if at < 0 {
+		if !whole {
 			t.Fatalf("%q became %q", texts[0], m.Text)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -23,7 +24,8 @@ const (
 type Source interface {
 	// TXT gives the joined texts at a name.
 	TXT(ctx context.Context, name string) ([]string, Status)
-	// Addrs gives the A and AAAA addresses of a name; an alias is followed.
+	// Addrs gives the A and AAAA addresses of a name; an alias is followed. When
+	// one of the two could not be asked it is Failed, and has what was found.
 	Addrs(ctx context.Context, name string) ([]netip.Addr, Status)
 	// MX gives the mail hosts of a name.
 	MX(ctx context.Context, name string) ([]string, Status)
@@ -55,7 +57,7 @@ type Node struct {
 	// Lookups and Voids count everything beneath.
 	Lookups, Voids int
 
-	path []string
+	up *Node // whose record points to this one
 }
 
 // Step is one term of a record that is in the tree.
@@ -92,8 +94,9 @@ const maxAsked = 40
 // Walk reads the record at domain and all that it pulls in. Every term counts,
 // on all paths, because which ones are reached depends on the mail.
 func Walk(ctx context.Context, src Source, domain string, id Identity) *Node {
-	w := &walk{ctx: ctx, src: src, id: id}
 	root := &Node{Domain: strings.TrimSuffix(domain, "."), State: Unasked}
+	id.origin = root.Domain
+	w := &walk{ctx: ctx, src: src, id: id}
 	w.read(root)
 	w.run()
 	root.sum()
@@ -220,10 +223,8 @@ func (w *walk) follow(n *Node, s *Step) {
 	}
 	switch s.Term.Name {
 	case "include", "redirect":
-		key := strings.ToLower(s.Target)
-		path := append(slices.Clone(n.path), strings.ToLower(n.Domain))
-		s.Child = &Node{Domain: s.Target, State: Unasked, path: path}
-		if slices.Contains(path, key) {
+		s.Child = &Node{Domain: s.Target, State: Unasked, up: n}
+		if s.Child.above() != nil {
 			s.Child.State = Loop
 			return
 		}
@@ -239,14 +240,51 @@ func (w *walk) follow(n *Node, s *Step) {
 			then: func() {
 				slices.SortFunc(s.Addrs, netip.Addr.Compare)
 				v4 := slices.ContainsFunc(s.Addrs, netip.Addr.Is4)
+				if status == Failed && v4 && s.Term.Name == "exists" {
+					status = Found // no other record counts
+				}
 				// exists: asks for an A record whatever the sender's family
 				// (RFC 7208 section 5.7); the look-up of an a term finds nothing
 				// for a sender of the other family.
 				settle(len(s.Addrs) > 0 && (v4 || s.Term.Name == "a"))
-				s.Void = s.Void || len(s.Addrs) > 0 && !v4
+				s.Void = s.Void || status != Failed && len(s.Addrs) > 0 && !v4
 			},
 		})
 	}
+}
+
+// above is the node of the same name by way of which n is reached, or nil.
+func (n *Node) above() *Node {
+	for up := n.up; up != nil; up = up.up {
+		if sameName(up.Domain, n.Domain) {
+			return up
+		}
+	}
+	return nil
+}
+
+// way lists the names from the root to n.
+func (n *Node) way() (names []string) {
+	for ; n != nil; n = n.up {
+		names = append(names, n.Domain)
+	}
+	slices.Reverse(names)
+	return names
+}
+
+// sameName compares names as DNS does, which knows case in ASCII only.
+func sameName(a, b string) bool {
+	return lower(strings.TrimSuffix(a, ".")) == lower(strings.TrimSuffix(b, "."))
+}
+
+// lower is strings.ToLower for ASCII: the Kelvin sign is no k.
+func lower(s string) string {
+	return strings.Map(func(c rune) rune {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		return c
+	}, s)
 }
 
 // Costs reports whether the term counts against the ten look-ups.
@@ -277,18 +315,44 @@ func (n *Node) sum() {
 	}
 }
 
-// Complete reports whether the whole tree could be asked, so that the counts
+// Complete reports whether the whole tree could be read, so that the counts
 // are final and not a lower bound.
-func (n *Node) Complete() bool {
-	if n.State == Unasked || n.State == Skipped {
-		return false
+func (n *Node) Complete() bool { return n.Gap() == "" }
+
+// Gap says in words what is not known of the tree, "" when it is complete. A
+// name that depends on the mail is no gap, unless a record stands there, with
+// look-ups of its own.
+func (n *Node) Gap() string { return n.gap(func(*Step) bool { return true }) }
+
+// AllRead reports whether each record of the tree was read, so that an include
+// which is not found is not there.
+func (n *Node) AllRead() bool { return n.gap((*Step).pulls) == "" }
+
+// pulls reports whether the term pulls in a record.
+func (s *Step) pulls() bool {
+	return s.Term.Costs() && (s.Term.Name == "include" || s.Term.Name == "redirect")
+}
+
+func (n *Node) gap(counts func(*Step) bool) string {
+	if n.State == Unasked {
+		return n.Domain + " could not be asked for its SPF record"
 	}
 	for _, s := range n.Steps {
-		if s.State == Unasked || s.State == Skipped || s.Child != nil && !s.Child.Complete() {
-			return false
+		switch {
+		case s.Child != nil:
+			if why := s.Child.gap(counts); why != "" {
+				return why
+			}
+		case !counts(s):
+		case s.State == Unasked:
+			return s.Target + " could not be asked for its " + want(s.Term) + " record"
+		case s.State == Skipped:
+			return "not all of what the record pulls in was read"
+		case s.State == Sender && s.pulls():
+			return strconv.Quote(s.Term.Text) + " pulls in another record for each mail"
 		}
 	}
-	return true
+	return ""
 }
 
 // Visit calls f for the node and all beneath, parents first, in the order of
@@ -304,12 +368,14 @@ func (n *Node) visit(f func(*Node, int), depth int) {
 	}
 }
 
-// Uses reports whether a name in the tree is made with the macro letter, such
-// as 'p' for the name of the sending address (RFC 7208 section 7.2).
+// Uses reports whether a name that decides in the tree is made with the macro
+// letter, such as 'p' for the name of the sending address (RFC 7208 section
+// 7.2). An explanation decides nothing.
 func (n *Node) Uses(letter byte) (uses bool) {
 	n.Visit(func(n *Node, _ int) {
 		for _, s := range n.Steps {
-			uses = uses || !s.Dead && strings.Contains(strings.ToLower(s.Term.Value), "%{"+string(letter))
+			counts := !s.Dead && (!s.Term.Modifier || s.Term.Name == "redirect")
+			uses = uses || counts && usesMacro(s.Term.Value, letter)
 		}
 	})
 	return uses
