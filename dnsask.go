@@ -162,8 +162,16 @@ func (a *asker) get(ctx context.Context, k dnsKey) dnsReply {
 	case <-c.done:
 		return c.reply
 	case <-ctx.Done():
-		return dnsReply{name: k.name, typ: k.typ, state: dnsFailed, why: "the time given for the check was up"}
+		return dnsReply{name: k.name, typ: k.typ, state: dnsFailed, why: endText(ctx)}
 	}
+}
+
+// endText says why ctx ended.
+func endText(ctx context.Context) string {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return "the time given for the check was up"
+	}
+	return "the check was cancelled"
 }
 
 func (a *askCore) start(ctx context.Context, k dnsKey) *dnsCall {
@@ -227,7 +235,7 @@ func (a *askCore) run(ctx context.Context, k dnsKey) dnsReply {
 	case a.slots <- struct{}{}:
 		defer func() { <-a.slots }()
 	case <-ctx.Done():
-		r.why = "the time given for the check was up"
+		r.why = endText(ctx)
 		return r
 	}
 	timeout := a.timeout

@@ -2,7 +2,9 @@ package fluxly
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -164,6 +166,10 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	if !ok || !plainLocal(local) || strings.ContainsAny(k.DMARCReports, " ,;!<>\"\r\n\t") {
 		return nil, fieldErrorf("DMARCReports", k.DMARCReports, "not a plain mail address in ASCII such as dmarc@%s", name)
 	}
+	if !hexEscapes(local) {
+		// In a mailto URI a percent sign begins an escape (RFC 6068).
+		return nil, fieldErrorf("DMARCReports", k.DMARCReports, "holds a %% without two hexadecimal digits behind; write the sign itself as %%25")
+	}
 	if host, err = domainName("DMARCReports", host); err != nil {
 		return nil, err
 	}
@@ -231,10 +237,31 @@ func domainName(field, s string) (string, error) {
 	if err := dnsmsg.ValidName(name); err != nil {
 		return "", &FieldError{Field: field, Value: clip(s, 64), Reason: err.Error(), Err: err}
 	}
+	for label := range strings.SplitSeq(name, ".") {
+		// RFC 952 and RFC 1123 section 2.1.
+		if strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
+			return "", fieldErrorf(field, s, "has the part %q, which begins or ends with a hyphen; no domain name has such a part", label)
+		}
+		if !strings.HasPrefix(label, "xn--") {
+			continue
+		}
+		// Only whether it can be read: a registry may have let in more than
+		// IDNA of today.
+		if _, err := idna.Punycode.ToUnicode(label); err != nil {
+			return "", &FieldError{Field: field, Value: clip(s, 64), Reason: fmt.Sprintf("has the part %q, which cannot be read as an internationalised name: %v", label, err), Err: err}
+		}
+	}
 	if !strings.Contains(name, ".") {
 		return "", fieldErrorf(field, s, "has no dot; give the full domain such as acme.test")
 	}
 	return name, nil
+}
+
+// hexEscapes reports whether two hexadecimal digits stand behind each percent
+// sign.
+func hexEscapes(s string) bool {
+	_, err := url.PathUnescape(s)
+	return err == nil
 }
 
 // fullStops are those that IDNA takes for a dot (RFC 3490 section 3.1).

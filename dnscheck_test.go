@@ -389,6 +389,9 @@ func TestCheckDomainCancelled(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || r == nil {
 		t.Fatalf("%v, %v", r, err)
 	}
+	if text := r.Text(); !strings.Contains(text, "the check was cancelled") || strings.Contains(text, "the time given for the check was up") {
+		t.Errorf("does not say that it was cancelled:\n%s", text)
+	}
 }
 
 func TestCheckDomainNames(t *testing.T) {
@@ -433,6 +436,15 @@ func TestCheckDomainNames(t *testing.T) {
 		{"192\u30020\u30022\u30021", ""},
 		{"192.0.2.1\uff61", ""},
 		{"a\uff20acme.test", ""},
+		// A label neither begins nor ends with a hyphen; underscores may stand.
+		{"-acme.test", ""},
+		{"acme-.test", ""},
+		{"sub.-acme.test", ""},
+		{"ac-me.test", "ac-me.test"},
+		{"_spf.acme.test", "_spf.acme.test"},
+		{"xn--a-ecp\x7f.test", ""},
+		{"xn--99999999999.test", ""},
+		{"xn--.test", ""},
 	}
 	for _, tt := range tests {
 		r, err := CheckDomain(t.Context(), tt.in, DomainCheck{Resolver: testClient(t, s), CacheOnly: true, ReturnPath: "pm-bounces.acme.test", DMARCReports: "dmarc@acme.test"})
@@ -453,11 +465,21 @@ func TestCheckDomainNames(t *testing.T) {
 		{SPFInclude: "no spaces.test"},
 		{DMARCReports: "nobody"},
 		{DMARCReports: "a@b.test,mailto:c@d.test"},
+		{DMARCReports: "100%@acme.test"},
+		{DMARCReports: "a%zz@acme.test"},
+		{DMARCReports: "a%2@acme.test"},
 		{Profiles: []DomainProfile{"nonsense"}},
 	} {
 		if _, err := CheckDomain(t.Context(), "acme.test", c); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%+v: %v", c, err)
 		}
+	}
+	if _, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DMARCReports: "a%25b@acme.test", Resolver: testClient(t, s), CacheOnly: true}); err != nil {
+		t.Error(err)
+	}
+	var fe *FieldError
+	if _, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: "s", DKIMValue: "garbage"}); !errors.As(err, &fe) || fe.Field != "DKIMValue" {
+		t.Error(err)
 	}
 }
 

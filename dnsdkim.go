@@ -91,7 +91,7 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 		}
 		if value != "" {
 			if key := parseDKIMKey(value); key.p == "" && !key.revoked {
-				err = fieldErrorf(strings.Replace(field, "Host", "TextValue", 1), value, "is not a DKIM key; copy the whole TXT value that Postmark shows, \"k=rsa; p=...\"")
+				err = fieldErrorf(strings.NewReplacer("Host", "TextValue", "DKIMSelector", "DKIMValue").Replace(field), value, "is not a DKIM key; copy the whole TXT value that Postmark shows, \"k=rsa; p=...\"")
 				return
 			}
 		}

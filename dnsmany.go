@@ -64,14 +64,16 @@ func CheckDomains(ctx context.Context, domains []string, c DomainCheck) []Domain
 // DomainChange is one difference between two reports.
 type DomainChange struct {
 	// Kind is "new" (a finding that was not there), "gone", "level" (a
-	// finding that was graded otherwise), "record" (what is published
-	// changed) or "ready".
+	// finding that was graded otherwise; Text is its summary), "record" (what
+	// is published changed) or "ready".
 	Kind string `json:"kind"`
 	// Code is that of the finding; empty for "record" and "ready".
 	Code string `json:"code,omitempty"`
 	// Name is the host that it is about.
 	Name string `json:"name,omitempty"`
-	// Before and After are levels, records, or "true" and "false".
+	// Before and After are levels, records, or "true" and "false". Several
+	// records at one name are joined by " | "; an address in place of the
+	// Return-Path alias is "(an address)".
 	Before string `json:"before,omitempty"`
 	After  string `json:"after,omitempty"`
 	// Text says it in a sentence.
@@ -81,16 +83,32 @@ type DomainChange struct {
 // CompareReports tells what changed from one report of a domain to the next.
 // A part that could not be asked in either of them makes no change: a silent
 // server is not a removed record, and a domain about which it cannot be told is
-// not one that ceased to be ready. [WatchDomain] compares with what was last
-// known instead.
+// not one that ceased to be ready. So where reports are saved and compared in
+// pairs, what changed across an unanswered check is in no pair: keep the last
+// report in which the part was known and compare with that one. [WatchDomain]
+// does so by itself.
+//
+// The records compared are those of DKIM (at hosts that both reports asked),
+// DMARC, SPF at the domain, the Return-Path alias and the mail host (MX). What
+// they point to, such as an included SPF record, and the records of profiles
+// make a change only through their findings.
+//
+// Nothing is compared when either report is nil; then there are no changes. Of
+// two different domains it is told how they differ, under the names of the
+// second: whoever calls sees to it that they are of one.
 func CompareReports(before, after *DomainReport) []DomainChange {
+	if before == nil || after == nil {
+		return nil
+	}
 	unasked := unaskedAreas(before)
 	maps.Copy(unasked, unaskedAreas(after))
-	return compareReports(before, after, unasked)
+	return compareReports(before, after, unasked, nil)
 }
 
 // compareReports leaves the findings of the areas alone that could not be asked.
-func compareReports(before, after *DomainReport, unasked map[string]bool) []DomainChange {
+// Of those in fresh, about which nothing was known before, it tells what is to be
+// mended.
+func compareReports(before, after *DomainReport, unasked, fresh map[string]bool) []DomainChange {
 	var out []DomainChange
 	if before.Ready != after.Ready && after.readyKnown() {
 		c := DomainChange{Kind: "ready", Before: boolText(before.Ready), After: boolText(after.Ready), Text: after.Domain + " is no longer ready to send."}
@@ -100,19 +118,68 @@ func compareReports(before, after *DomainReport, unasked map[string]bool) []Doma
 		out = append(out, c)
 	}
 	out = append(out, compareDMARC(before, after)...)
-	for _, r := range []struct{ name, before, after, state1, state2 string }{
-		{after.Domain, strings.Join(before.SPF.Records, " | "), strings.Join(after.SPF.Records, " | "), before.SPF.State, after.SPF.State},
-		{after.ReturnPath.Host, before.ReturnPath.Target, after.ReturnPath.Target, before.ReturnPath.State, after.ReturnPath.State},
-	} {
-		out = appendRecordChange(out, r.name, r.before, r.after, r.state1 == "unknown" || r.state2 == "unknown")
-	}
+	out = appendRecordChange(out, "record", after.Domain,
+		publishedState{strings.Join(before.SPF.Records, " | "), before.SPF.State}, publishedState{strings.Join(after.SPF.Records, " | "), after.SPF.State})
+	out = appendRecordChange(out, "record", after.ReturnPath.Host, before.ReturnPath.published(), after.ReturnPath.published())
 	for _, d := range after.DKIM {
 		if i := slices.IndexFunc(before.DKIM, func(o DKIMReport) bool { return o.Host == d.Host }); i >= 0 {
-			o := before.DKIM[i]
-			out = appendRecordChange(out, d.Host, o.Record, d.Record, o.State == "unknown" || d.State == "unknown")
+			out = appendRecordChange(out, "record", d.Host, before.publishedKey(before.DKIM[i]), after.publishedKey(d))
 		}
 	}
-	return append(out, compareFindings(before, after, unasked)...)
+	out = appendRecordChange(out, "mail host (MX)", after.Domain, before.publishedMX(), after.publishedMX())
+	return append(out, compareFindings(before, after, unasked, fresh)...)
+}
+
+// publishedState is all that stands at a name, and what the report says of it:
+// only where it is "missing" was something removed.
+type publishedState struct{ value, state string }
+
+func (s ReturnPathState) published() publishedState {
+	if s.State == "address" {
+		return publishedState{"(an address)", s.State}
+	}
+	return publishedState{s.Target, s.State}
+}
+
+// publishedKey: a report has a record only where it is the only one; several
+// stand in the finding about them.
+func (r *DomainReport) publishedKey(d DKIMReport) publishedState {
+	value := cmp.Or(d.Record, r.foundAt(d.Host, "dkim_multiple", "dkim_not_a_key"))
+	if value == "" && len(d.Aliases) > 0 {
+		value = "CNAME " + strings.Join(d.Aliases, " ")
+	}
+	return publishedState{value, d.State}
+}
+
+// foundAt joins what the first finding of such a code at the name found.
+func (r *DomainReport) foundAt(name string, codes ...string) string {
+	for _, f := range r.Findings {
+		if f.Name == name && slices.Contains(codes, f.Code) {
+			return strings.Join(f.Found, " | ")
+		}
+	}
+	return ""
+}
+
+func (r *DomainReport) publishedMX() publishedState {
+	i := r.mxQuery()
+	if i < 0 {
+		return publishedState{"", "unknown"}
+	}
+	switch q := r.Queries[i]; q.Result {
+	case "found":
+		// A null MX is a record too.
+		return publishedState{cmp.Or(strings.Join(q.Found, " | "), "."), "ok"}
+	case "no such record", "no such name", "not found":
+		return publishedState{"", "missing"}
+	}
+	return publishedState{"", "unknown"}
+}
+
+func (r *DomainReport) mxQuery() int {
+	return slices.IndexFunc(r.Queries, func(q DomainQuery) bool {
+		return q.Name == r.Domain && q.Type == "MX" && q.Server == "" && !q.Unchecked
+	})
 }
 
 // compareDMARC names the host at which the record stands, which may be one
@@ -121,7 +188,10 @@ func compareDMARC(before, after *DomainReport) (out []DomainChange) {
 	b, a := before.DMARC, after.DMARC
 	own := "_dmarc." + after.Domain
 	if b.State == "unknown" || a.State == "unknown" || b.Record == "" || a.Record == "" || b.Host == a.Host {
-		return appendRecordChange(nil, cmp.Or(a.Host, b.Host, own), b.Record, a.Record, b.State == "unknown" || a.State == "unknown")
+		published := func(r *DomainReport) publishedState {
+			return publishedState{cmp.Or(r.DMARC.Record, r.foundAt("_dmarc."+r.Domain, "dmarc_multiple")), r.DMARC.State}
+		}
+		return appendRecordChange(nil, "record", cmp.Or(a.Host, b.Host, own), published(before), published(after))
 	}
 	return append(out, DomainChange{
 		Kind: "record", Name: a.Host, Before: b.Record, After: a.Record,
@@ -158,16 +228,16 @@ func unaskedAreas(r *DomainReport) map[string]bool {
 	return out
 }
 
-func appendRecordChange(out []DomainChange, name, before, after string, unknown bool) []DomainChange {
-	if unknown || before == after {
+func appendRecordChange(out []DomainChange, what, name string, before, after publishedState) []DomainChange {
+	if before.state == "unknown" || after.state == "unknown" || before.value == after.value {
 		return out
 	}
-	c := DomainChange{Kind: "record", Name: name, Before: before, After: after, Text: "The record at " + name + " changed."}
+	c := DomainChange{Kind: "record", Name: name, Before: before.value, After: after.value, Text: "The " + what + " at " + name + " changed."}
 	switch {
-	case before == "":
-		c.Text = "A record was published at " + name + "."
-	case after == "":
-		c.Text = "The record at " + name + " was removed."
+	case before.value == "" && before.state == "missing":
+		c.Text = "A " + what + " was published at " + name + "."
+	case after.value == "" && after.state == "missing":
+		c.Text = "The " + what + " at " + name + " was removed."
 	}
 	return append(out, c)
 }
@@ -187,9 +257,9 @@ func (l *lastKnown) next(r *DomainReport) (changes []DomainChange) {
 		return nil
 	}
 	old := l.report
-	skip := maps.Clone(unasked)
-	maps.Copy(skip, l.never)
-	changes = compareReports(old, r, skip)
+	fresh := maps.Clone(l.never)
+	maps.DeleteFunc(fresh, func(area string, _ bool) bool { return unasked[area] })
+	changes = compareReports(old, r, unasked, fresh)
 	now := *r
 	if !r.readyKnown() {
 		now.Ready = old.Ready
@@ -208,6 +278,10 @@ func (l *lastKnown) next(r *DomainReport) (changes []DomainChange) {
 		if j := slices.IndexFunc(old.DKIM, func(o DKIMReport) bool { return o.Host == d.Host }); d.State == "unknown" && j >= 0 {
 			now.DKIM[i] = old.DKIM[j]
 		}
+	}
+	if i, j := r.mxQuery(), old.mxQuery(); i >= 0 && j >= 0 && r.publishedMX().state == "unknown" {
+		now.Queries = slices.Clone(r.Queries)
+		now.Queries[i] = old.Queries[j]
 	}
 	now.Findings = nil
 	for _, f := range r.Findings {
@@ -253,7 +327,15 @@ func keyOf(f DomainFinding) findingKey {
 	return k
 }
 
-func compareFindings(before, after *DomainReport, unasked map[string]bool) (out []DomainChange) {
+func compareFindings(before, after *DomainReport, unasked, fresh map[string]bool) (out []DomainChange) {
+	// told: what is only worth knowing is no change where nothing was known
+	// before.
+	told := func(f DomainFinding, levels ...DomainLevel) bool {
+		if unasked[f.Area] {
+			return false
+		}
+		return !fresh[f.Area] || slices.Contains(levels, DomainFail) || slices.Contains(levels, DomainWarn)
+	}
 	old := map[findingKey][]DomainFinding{}
 	for _, f := range before.Findings {
 		k := keyOf(f)
@@ -262,12 +344,12 @@ func compareFindings(before, after *DomainReport, unasked map[string]bool) (out 
 	for _, f := range after.Findings {
 		k := keyOf(f)
 		if len(old[k]) == 0 {
-			if f.Level == DomainUnknown || !unasked[f.Area] {
+			if f.Level == DomainUnknown || told(f, f.Level) {
 				out = append(out, DomainChange{Kind: "new", Code: f.Code, Name: f.Name, After: string(f.Level), Text: f.Summary})
 			}
 			continue
 		}
-		if o := old[k][0]; o.Level != f.Level && !unasked[f.Area] {
+		if o := old[k][0]; o.Level != f.Level && told(f, o.Level, f.Level) {
 			out = append(out, DomainChange{Kind: "level", Code: f.Code, Name: f.Name, Before: string(o.Level), After: string(f.Level), Text: f.Summary})
 		}
 		old[k] = old[k][1:]
@@ -278,10 +360,9 @@ func compareFindings(before, after *DomainReport, unasked map[string]bool) (out 
 			continue
 		}
 		old[k] = old[k][1:]
-		if f.Level != DomainUnknown && unasked[f.Area] {
-			continue
+		if f.Level == DomainUnknown || told(f, f.Level) {
+			out = append(out, DomainChange{Kind: "gone", Code: f.Code, Name: f.Name, Before: string(f.Level), Text: "No longer so: " + f.Summary})
 		}
-		out = append(out, DomainChange{Kind: "gone", Code: f.Code, Name: f.Name, Before: string(f.Level), Text: "No longer so: " + f.Summary})
 	}
 	return out
 }
@@ -293,12 +374,19 @@ func boolText(b bool) string {
 	return "false"
 }
 
-// WatchDomain checks domain now and then every interval (default 5 minutes, at
-// least 1 s), and calls each with the report and what changed since the one
-// before; the first call has no changes. What could not be asked is compared
-// with what was last known of it once it can be asked again. It returns when ctx ends, with its
-// error, or when each returns false, with nil. An error matching [ErrInvalid]
-// comes back at once.
+// WatchDomain checks domain now and then every interval, by default 5 minutes
+// and at least 1 s. It calls each with every report, from the goroutine it was
+// called in and one call at a time, with what changed since the one before; the
+// first call has no changes. A check that takes longer than the interval puts
+// off the next one.
+//
+// What could not be asked is compared with what was last known of it once it can
+// be asked again; where nothing was known yet, what is to be mended is then told
+// as new. What is compared is what [CompareReports] compares.
+//
+// WatchDomain returns when ctx ends, with its error, or when each returns false,
+// with nil. A check that ctx cuts short is not handed to each. An error matching
+// [ErrInvalid] comes back at once, before anything was asked.
 func WatchDomain(ctx context.Context, domain string, c DomainCheck, interval time.Duration, each func(r *DomainReport, changes []DomainChange) bool) error {
 	if interval <= 0 {
 		interval = 5 * time.Minute

@@ -232,6 +232,57 @@ func TestCompareInherited(t *testing.T) {
 	}
 }
 
+// Several records, or others than expected, are no removed ones, and all of them
+// stand in the change.
+func TestCompareRecords(t *testing.T) {
+	t.Parallel()
+	const dkim, second = testSelector + "._domainkey.acme.test", `_dmarc.acme.test TXT "v=DMARC1; p=reject"`
+	const policy = `_dmarc.acme.test TXT "v=DMARC1; p=none"`
+	check := func(lines ...string) *DomainReport {
+		return checkZoneText(t, zone(lines...), DomainCheck{DKIMSelector: testSelector})
+	}
+	tests := []struct {
+		name          string
+		before, after *DomainReport
+		text          string
+		parts         []string // of After
+	}{
+		{"a second policy", check(policy), check(policy, second), "The record at _dmarc.acme.test changed.", []string{"p=none", " | ", "p=reject"}},
+		{"one policy again", check(policy, second), check(policy), "The record at _dmarc.acme.test changed.", []string{"p=none"}},
+		{"both policies removed", check(policy, second), check("-_dmarc.acme.test TXT"), "The record at _dmarc.acme.test was removed.", nil},
+		{"a second key", check(), check(dkim+` TXT "`+testKey+`"`, dkim+` TXT "k=rsa; p="`), "The record at " + dkim + " changed.", []string{testKey, " | ", "k=rsa; p="}},
+		{"one key again", check(dkim+` TXT "`+testKey+`"`, dkim+` TXT "k=rsa; p="`), check(), "The record at " + dkim + " changed.", []string{testKey}},
+		{"something else than a key", check(), check(dkim + ` TXT "hello"`), "The record at " + dkim + " changed.", []string{"hello"}},
+		{"an address in place of the alias", check(), check("-pm-bounces.acme.test CNAME", "pm-bounces.acme.test A 192.0.2.9"), "The record at pm-bounces.acme.test changed.", []string{"(an address)"}},
+		{"no alias", check(), check("-pm-bounces.acme.test CNAME"), "The record at pm-bounces.acme.test was removed.", nil},
+		{"another mail host", check(), check("acme.test MX 10 mx.acme.test"), "The mail host (MX) at acme.test changed.", []string{"mx.acme.test"}},
+		{"no mail host", check(), check("-acme.test MX"), "The mail host (MX) at acme.test was removed.", nil},
+	}
+	for _, tt := range tests {
+		var got []DomainChange
+		for _, c := range CompareReports(tt.before, tt.after) {
+			if c.Kind == "record" {
+				got = append(got, c)
+			}
+		}
+		if len(got) != 1 || got[0].Text != tt.text || got[0].After == "" != (tt.parts == nil) {
+			t.Errorf("%s: %+v", tt.name, got)
+			continue
+		}
+		for _, p := range tt.parts {
+			if !strings.Contains(got[0].After, p) {
+				t.Errorf("%s: %q lacks %q", tt.name, got[0].After, p)
+			}
+		}
+	}
+	if cs := CompareReports(nil, tests[0].after); cs != nil {
+		t.Errorf("compares nothing with a report: %+v", cs)
+	}
+	if cs := CompareReports(tests[0].after, nil); cs != nil {
+		t.Errorf("compares a report with nothing: %+v", cs)
+	}
+}
+
 // What changes while it cannot be asked is told once it can, and a silence by
 // itself says nothing of records or of being ready.
 func TestWatchDomainGap(t *testing.T) {
@@ -257,10 +308,10 @@ func TestWatchDomainGap(t *testing.T) {
 			"", "new dkim_unasked", "ready |record |new dkim_rsa_1024|gone align_dkim|gone dkim_missing|gone dkim_unasked",
 		}},
 		{"not known at first", []round{{zone(), dmarc}, {zone("-" + dmarc + " TXT"), ""}, {zone(), ""}}, []string{
-			"", "gone dmarc_unasked", "ready |record |gone dmarc_missing",
+			"", "new dmarc_missing|gone dmarc_unasked", "ready |record |gone dmarc_missing",
 		}},
 		{"something else in the gap", []round{{zone(), ""}, {zone("-acme.test MX"), dkim}, {zone("-acme.test MX"), ""}}, []string{
-			"", "new dkim_unasked|new dmarc_report_no_mx|new mail_no_host", "gone dkim_unasked",
+			"", "record |new dkim_unasked|new dmarc_report_no_mx|new mail_no_host", "gone dkim_unasked",
 		}},
 	}
 	for _, tt := range tests {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Text writes the report for a terminal, without colours, in words that need
@@ -148,8 +149,13 @@ func panelHost(domain, name string) string {
 }
 
 // printable keeps what others published from driving the terminal: control
-// characters are escaped, and so is everything outside of printable Unicode.
+// characters are escaped, and so is everything outside of printable Unicode. A
+// text without these stays as it is; in any other a backslash is doubled, so that
+// it is no escape.
 func printable(s string) string {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return !strconv.IsPrint(c) }) {
+		return clip(s, 1200)
+	}
 	q := strconv.Quote(s)
 	q = strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 	return clip(q, 1200)

@@ -309,6 +309,12 @@ func TestReportSchema(t *testing.T) {
 	root := schema(reflect.TypeFor[DomainReport](), defs)
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	root["title"] = "Report of fluxly dnscheck"
+	change := schema(reflect.TypeFor[DomainChange](), defs)
+	defs["DomainChange"].(map[string]any)["properties"].(map[string]any)["kind"] = map[string]any{"enum": []string{"new", "gone", "level", "record", "ready"}}
+	defs["WatchLine"] = map[string]any{ // of the command's own
+		"type": "object", "required": []string{"report", "changes"}, "additionalProperties": false,
+		"properties": map[string]any{"report": map[string]any{"$ref": root["$ref"]}, "changes": map[string]any{"type": "array", "items": change}},
+	}
 	root["$defs"] = defs
 	got, err := json.MarshalIndent(root, "", "  ")
 	if err != nil {
@@ -327,5 +333,21 @@ func TestReportSchema(t *testing.T) {
 	}
 	if d := cmp.Diff(string(want), string(got)); d != "" {
 		t.Errorf("%s is behind; run with FLUXLY_UPDATE=1:\n%s", path, d)
+	}
+}
+
+// A backslash is doubled only where it could be read as an escape.
+func TestPrintable(t *testing.T) {
+	t.Parallel()
+	for _, tt := range [][2]string{
+		{`v=spf1 "a" exists:%{i}\2 -all`, `v=spf1 "a" exists:%{i}\2 -all`},
+		{"a\\b\x1b[2J", `a\\b\x1b[2J`},
+		{"\xff\\", `\xff\\`},
+		{"caf\u00e9 \\", "caf\u00e9 \\"},
+		{"\u202e", `\u202e`},
+	} {
+		if got := printable(tt[0]); got != tt[1] {
+			t.Errorf("printable(%q) = %q, want %q", tt[0], got, tt[1])
+		}
 	}
 }

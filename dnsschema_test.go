@@ -77,6 +77,55 @@ func TestReportFitsSchema(t *testing.T) {
 	}
 }
 
+// A line of fluxly dnscheck -watch -json fits its part of the schema, with
+// changes of every kind.
+func TestWatchLineFitsSchema(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile(filepath.Join("docs", "domain-check.schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var root map[string]any
+	if err := json.Unmarshal(data, &root); err != nil {
+		t.Fatal(err)
+	}
+	v, line := schemaValidator{root}, map[string]any{"$ref": "#/$defs/WatchLine"}
+	healthy, missing := checkZoneText(t, zone(), DomainCheck{DKIMSelector: testSelector}), checkZoneText(t, zone("-_dmarc.acme.test TXT"), DomainCheck{DKIMSelector: testSelector})
+	graded := *healthy
+	graded.Findings = slices.Clone(healthy.Findings)
+	graded.Findings[0].Level = DomainFail
+	seen := map[string]bool{}
+	for _, pair := range [][2]*DomainReport{{healthy, healthy}, {healthy, missing}, {missing, healthy}, {healthy, &graded}} {
+		changes := append([]DomainChange{}, CompareReports(pair[0], pair[1])...)
+		for _, c := range changes {
+			seen[c.Kind] = true
+		}
+		data, err := json.Marshal(map[string]any{"report": pair[1], "changes": changes})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var doc any
+		if err := json.Unmarshal(data, &doc); err != nil {
+			t.Fatal(err)
+		}
+		for _, fault := range v.check("", line, doc) {
+			t.Error(fault)
+		}
+	}
+	if len(seen) != 5 {
+		t.Errorf("kinds of change: %v", seen)
+	}
+	for _, s := range []string{`{}`, `{"report":null,"changes":[]}`, `{"changes":null}`, `{"report":1,"changes":[{"kind":"odd","text":""}]}`} {
+		var doc any
+		if err := json.Unmarshal([]byte(s), &doc); err != nil {
+			t.Fatal(err)
+		}
+		if len(v.check("", line, doc)) == 0 {
+			t.Errorf("accepts %s", s)
+		}
+	}
+}
+
 // The same by another implementation, which checks the schema itself too.
 func TestReportFitsSchemaSecondOpinion(t *testing.T) {
 	t.Parallel()

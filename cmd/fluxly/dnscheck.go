@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,8 +11,11 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/net/idna"
 
 	"github.com/getfluxly/fluxly"
 )
@@ -21,15 +25,17 @@ const dnscheckHelp = `Usage: fluxly dnscheck DOMAIN... [flags]
 Checks DKIM, the Return-Path alias, SPF, DMARC and their alignment for mail
 sent through Postmark, and prints the exact records to publish. Flags may
 stand before or after the domains. With several domains, give the selector of
-each as DOMAIN=SELECTOR.
+each as DOMAIN=SELECTOR. What differs by domain (-dkim, -postmark, -return-path)
+goes with one domain only.
 
 Exit code:
   0  nothing fails; there may be warnings
   1  something fails, or with -strict there is a warning
-  2  wrong arguments; a name that is no domain is one
+  2  wrong arguments, such as a name that is no domain; or the output could not
+     be written
   3  nothing fails, but something could not be asked
 Of several domains the worst counts: 2 before 1, and 1 before 3. With -watch it
-is the code of the last check.
+is the code of the last check, and 3 when not one was completed.
 
 Flags:
 `
@@ -68,7 +74,7 @@ func dnscheckFlagSet() (*flag.FlagSet, *dnscheckFlags) {
 	set.BoolVar(&f.zone, "zone", false, "print the records to publish as lines of a zone file")
 	set.BoolVar(&f.quiet, "quiet", false, "print nothing; the exit code tells")
 	set.BoolVar(&f.strict, "strict", false, "warnings count as failures in the exit code")
-	set.DurationVar(&f.watch, "watch", 0, "check again at this `interval` and print what changed, until interrupted")
+	set.DurationVar(&f.watch, "watch", 0, "check again at this `interval`, at least 1s, and print what changed, until interrupted")
 	return set, f
 }
 
@@ -102,16 +108,31 @@ func dnscheck(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	if err := f.agree(set); err != nil {
 		return fail(err)
 	}
+	if err := f.agreeWith(domains); err != nil {
+		return fail(err)
+	}
 	if err := f.settle(); err != nil {
 		return fail(err)
+	}
+	if f.check.Postmark.Name != "" {
+		// Postmark's own object decides which domain it is about.
+		name, _, _ := strings.Cut(domains[0], "=")
+		if !sameDomain(f.check.Postmark.Name, name) {
+			return fail(fmt.Errorf("-postmark %s is about the domain %q, not about %q", f.postmark, f.check.Postmark.Name, name))
+		}
 	}
 	if f.watch != 0 {
 		return f.watchDomain(ctx, domains[0], stdout, stderr)
 	}
 	code = exitOK
+	said := map[string]bool{} // a setting that is wrong is so for each domain
 	for _, r := range fluxly.CheckDomains(ctx, domains, f.check) {
 		if r.Report == nil {
-			code = fail(r.Err)
+			code = exitUsage
+			if err := flagError(r.Err); !said[err.Error()] {
+				said[err.Error()] = true
+				fail(err)
+			}
 			continue
 		}
 		if err := f.print(stdout, r.Report, len(domains) > 1); err != nil {
@@ -140,6 +161,11 @@ func (f *dnscheckFlags) agree(set *flag.FlagSet) error {
 	}
 	var err error
 	set.Visit(func(s *flag.Flag) {
+		// An unset variable of the shell must not mean the default: with
+		// -resolver the system's would be asked unawares.
+		if s.Value.String() == "" && err == nil {
+			err = fmt.Errorf("-%s is empty; leave it out where the default is meant", s.Name)
+		}
 		if d, ok := s.Value.(flag.Getter).Get().(time.Duration); ok && d <= 0 && err == nil {
 			err = fmt.Errorf("-%s %s is not above zero", s.Name, d)
 		}
@@ -150,13 +176,75 @@ func (f *dnscheckFlags) agree(set *flag.FlagSet) error {
 	return err
 }
 
+// agreeWith refuses settings of one domain that are given for several, or twice.
+func (f *dnscheckFlags) agreeWith(domains []string) error {
+	for _, o := range []struct{ name, value string }{{"-dkim", f.check.DKIMValue}, {"-postmark", f.postmark}, {"-return-path", f.check.ReturnPath}} {
+		if o.value != "" && len(domains) > 1 {
+			return fmt.Errorf("%s takes one domain, because its value differs by domain", o.name)
+		}
+	}
+	if f.postmark != "" && f.check.DKIMSelector != "" {
+		return errors.New("-postmark and -selector do not go together; Postmark's object names the selector")
+	}
+	if f.postmark != "" && f.check.DKIMValue != "" {
+		return errors.New("-postmark and -dkim do not go together; Postmark's object holds the key")
+	}
+	for _, d := range domains {
+		name, selector, ok := strings.Cut(d, "=")
+		switch {
+		case ok && selector == "":
+			return fmt.Errorf("%q has no selector behind the =", d)
+		case ok && f.postmark != "":
+			return fmt.Errorf("-postmark and %q do not go together; Postmark's object names the selector", d)
+		case ok && f.check.DKIMSelector != "" && f.check.DKIMSelector != selector:
+			return fmt.Errorf("-selector %q and %q name two selectors for %s", f.check.DKIMSelector, d, name)
+		case !ok && f.check.DKIMValue != "" && f.check.DKIMSelector == "":
+			return errors.New("-dkim needs the selector too; give -selector")
+		}
+	}
+	return nil
+}
+
+// sameDomain compares two ways to write a domain. What is no domain name is left
+// for the check to refuse.
+func sameDomain(a, b string) bool {
+	plain := func(s string) string {
+		s = strings.TrimSuffix(s, ".")
+		if ascii, err := idna.Lookup.ToASCII(s); err == nil {
+			s = ascii
+		}
+		return strings.ToLower(s)
+	}
+	return plain(a) == plain(b)
+}
+
+// flagOf is the flag that gives a setting.
+var flagOf = map[string]string{
+	"DKIMSelector": "-selector", "DKIMValue": "-dkim", "ReturnPath": "-return-path", "SPFInclude": "-include", "DMARCReports": "-reports", "Profiles": "-profile",
+}
+
+// flagError names the flag where the library names the field.
+func flagError(err error) error {
+	var fe *fluxly.FieldError
+	if !errors.As(err, &fe) {
+		return err
+	}
+	named := *fe
+	if name, ok := flagOf[fe.Field]; ok {
+		named.Field = name
+	} else if field, ok := strings.CutPrefix(fe.Field, "Postmark."); ok {
+		named.Field = "-postmark: " + field
+	}
+	return &named
+}
+
 // settle turns the flags into settings.
 func (f *dnscheckFlags) settle() error {
 	f.check.Timeout = f.timeout
 	if f.resolver != "" {
 		c, err := fluxly.NewDNSClient(fluxly.DNSClientConfig{Servers: []string{f.resolver}})
 		if err != nil {
-			return err
+			return fmt.Errorf("-resolver: %w", err)
 		}
 		f.check.Resolver = c
 	}
@@ -182,13 +270,26 @@ func (f *dnscheckFlags) settle() error {
 	if f.postmark != "-" {
 		file, err := os.Open(f.postmark)
 		if err != nil {
-			return err
+			return fmt.Errorf("-postmark: %w", err)
 		}
 		defer file.Close()
 		in = file
 	}
-	if err := json.NewDecoder(io.LimitReader(in, 1<<20)).Decode(&f.check.Postmark); err != nil {
+	data, err := io.ReadAll(io.LimitReader(in, 1<<20))
+	if err != nil {
+		return fmt.Errorf("-postmark %s: %w", f.postmark, err)
+	}
+	// Some editors begin a file with a byte order mark. Unmarshal refuses
+	// whatever stands behind the object.
+	if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\ufeff")), &f.check.Postmark); err != nil {
 		return fmt.Errorf("-postmark %s holds no JSON object of a Postmark domain: %w", f.postmark, err)
+	}
+	p := f.check.Postmark
+	if p.DKIMHost == "" && p.DKIMPendingHost == "" && p.ReturnPathDomain == "" {
+		return fmt.Errorf("-postmark %s holds none of the fields DKIMHost, DKIMPendingHost and ReturnPathDomain; give the body of GET /domains/{id}", f.postmark)
+	}
+	if p.ReturnPathDomain != "" && f.check.ReturnPath != "" {
+		return fmt.Errorf("-return-path %q and the ReturnPathDomain of -postmark %s do not go together", f.check.ReturnPath, f.postmark)
 	}
 	return nil
 }
@@ -236,12 +337,19 @@ func worseCode(a, b int) int {
 	return max(a, b)
 }
 
+// watchLine is one line of -watch -json, $defs/WatchLine of the schema.
+type watchLine struct {
+	Report  *fluxly.DomainReport  `json:"report"`
+	Changes []fluxly.DomainChange `json:"changes"`
+}
+
 func (f *dnscheckFlags) watchDomain(ctx context.Context, domain string, stdout, stderr io.Writer) int {
-	code := exitOK
+	code := exitUnknown // until a check is completed, nothing is known
 	if name, selector, ok := strings.Cut(domain, "="); ok {
 		domain, f.check.DKIMSelector = name, selector
 	}
 	first := true
+	var wrote error
 	err := fluxly.WatchDomain(ctx, domain, f.check, f.watch, func(r *fluxly.DomainReport, changes []fluxly.DomainChange) bool {
 		code = f.code(r)
 		switch {
@@ -249,23 +357,55 @@ func (f *dnscheckFlags) watchDomain(ctx context.Context, domain string, stdout, 
 		case f.json:
 			e := json.NewEncoder(stdout)
 			e.SetEscapeHTML(false)
-			_ = e.Encode(struct {
-				Report  *fluxly.DomainReport  `json:"report"`
-				Changes []fluxly.DomainChange `json:"changes"`
-			}{r, changes})
+			wrote = e.Encode(watchLine{r, append([]fluxly.DomainChange{}, changes...)})
 		case first:
-			_ = f.print(stdout, r, false)
+			wrote = f.print(stdout, r, false)
 		default:
-			for _, c := range changes {
-				fmt.Fprintf(stdout, "%s  %s\n", r.CheckedAt.Format(time.TimeOnly), c.Text)
-			}
+			wrote = writeChanges(stdout, r.CheckedAt, changes)
 		}
 		first = false
-		return true
+		return wrote == nil
 	})
-	if errors.Is(err, fluxly.ErrInvalid) {
-		fmt.Fprintln(stderr, "fluxly dnscheck:", err)
-		return exitUsage
+	switch {
+	case wrote != nil:
+		err = wrote
+	case errors.Is(err, fluxly.ErrInvalid):
+		err = flagError(err)
+	default:
+		return code // the user ended it; the last report counts
 	}
-	return code // the user ended it; the last report counts
+	fmt.Fprintln(stderr, "fluxly dnscheck:", err)
+	return exitUsage
+}
+
+// writeChanges prints a line for each change, in ASCII but for its text, and the
+// old and the new value of a record below it.
+func writeChanges(w io.Writer, at time.Time, changes []fluxly.DomainChange) error {
+	var b strings.Builder
+	for _, c := range changes {
+		b.WriteString(at.Format(time.RFC3339) + "  " + changeMark(c) + " " + c.Text + "\n")
+		if c.Kind != "record" {
+			continue
+		}
+		for _, v := range []struct{ name, value string }{{"before", c.Before}, {"after", c.After}} {
+			if v.value != "" {
+				fmt.Fprintf(&b, "    %-7s %s\n", v.name+":", strconv.QuoteToASCII(v.value))
+			}
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// changeMark says what the text of a change does not: how much it matters.
+func changeMark(c fluxly.DomainChange) string {
+	switch c.Kind {
+	case "new":
+		return "[" + c.After + "]"
+	case "gone":
+		return "[" + c.Before + " -> gone]"
+	case "level":
+		return "[" + c.Before + " -> " + c.After + "]"
+	}
+	return "[" + c.Kind + "]"
 }

@@ -20,7 +20,7 @@ import (
 const (
 	exitOK      = 0 // done, and nothing is wrong
 	exitFail    = 1 // done, and something is wrong
-	exitUsage   = 2 // the command line or an argument is wrong; nothing was done
+	exitUsage   = 2 // the command line or an argument is wrong and nothing was done, or the output could not be written
 	exitUnknown = 3 // it could not be told
 )
 

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/getfluxly/fluxly"
 	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
@@ -38,6 +40,15 @@ func TestRun(t *testing.T) {
 	object := filepath.Join(t.TempDir(), "domain.json")
 	if err := os.WriteFile(object, []byte(`{"Name":"good.test","ID":36735,"DKIMVerified":true,"DKIMHost":"s1._domainkey.good.test","DKIMTextValue":"`+key+`","ReturnPathDomain":"pm-bounces.good.test"}`), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	bom, trailing, empty, other := object+".bom", object+".trailing", object+".empty", object+".other"
+	for name, text := range map[string]string{
+		bom: "\ufeff" + `{"Name":"GOOD.test.","DKIMHost":"s1._domainkey.good.test"}`, trailing: `{"DKIMHost":"s1._domainkey.good.test"} x`,
+		empty: `{"ID":1}`, other: `{"Name":"weak.test","DKIMHost":"s1._domainkey.weak.test"}`,
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	dns := func(args ...string) []string {
 		return append([]string{"dnscheck", "-resolver", s.Addr, "-cache-only"}, args...)
@@ -74,6 +85,27 @@ func TestRun(t *testing.T) {
 		{name: "bad resolver", args: []string{"dnscheck", "good.test", "-resolver", "somewhere"}, code: exitUsage, stderr: "not an IP address"},
 		{name: "bad profile", args: dns("good.test", "-profile", "x"), code: exitUsage, stderr: "no such profile"},
 		{name: "bad address", args: dns("good.test", "-ip", "1.2.3"), code: exitUsage, stderr: "not an IP address"},
+		{name: "empty resolver", args: []string{"dnscheck", "good.test", "-resolver", ""}, code: exitUsage, stderr: "-resolver is empty"},
+		{name: "empty selector", args: dns("good.test", "-selector="), code: exitUsage, stderr: "-selector is empty"},
+		{name: "empty file name", args: dns("good.test", "-postmark", ""), code: exitUsage, stderr: "-postmark is empty"},
+		{name: "no selector behind the domain", args: dns("good.test="), code: exitUsage, stderr: "no selector behind the ="},
+		{name: "two selectors", args: dns("good.test=s1", "-selector", "s2"), code: exitUsage, stderr: "two selectors for good.test"},
+		{name: "the same selector twice", args: dns("good.test=s1", "-selector", "s1"), out: "good.test: ready to send"},
+		{name: "key without selector", args: dns("good.test", "-dkim", key), code: exitUsage, stderr: "-dkim needs the selector"},
+		{name: "key of several", args: dns("good.test=s1", "weak.test=s1", "-dkim", key), code: exitUsage, stderr: "-dkim takes one domain"},
+		{name: "object of several", args: dns("good.test", "weak.test", "-postmark", object), code: exitUsage, stderr: "-postmark takes one domain"},
+		{name: "Return-Path of several", args: dns("good.test", "weak.test", "-return-path", "pm.good.test"), code: exitUsage, stderr: "-return-path takes one domain"},
+		{name: "object and selector", args: dns("good.test", "-selector", "s1", "-postmark", object), code: exitUsage, stderr: "-postmark and -selector"},
+		{name: "object and selector behind the domain", args: dns("good.test=s1", "-postmark", object), code: exitUsage, stderr: `-postmark and "good.test=s1"`},
+		{name: "object and Return-Path", args: dns("good.test", "-return-path", "pm.good.test", "-postmark", object), code: exitUsage, stderr: "-return-path"},
+		{name: "object of another domain", args: dns("good.test", "-postmark", other), code: exitUsage, stderr: `about the domain "weak.test", not about "good.test"`},
+		{name: "object with a byte order mark", args: dns("good.test", "-postmark", bom), out: "good.test: ready to send"},
+		{name: "object and more", args: dns("good.test", "-postmark", trailing), code: exitUsage, stderr: "holds no JSON object"},
+		{name: "object of something else", args: dns("good.test", "-postmark", empty), code: exitUsage, stderr: "holds none of the fields"},
+		{name: "names the flag for the key", args: dns("good.test=s1", "-dkim", "garbage"), code: exitUsage, stderr: `dnscheck: -dkim "garbage"`},
+		{name: "names the flag for the resolver", args: []string{"dnscheck", "good.test", "-resolver", "somewhere"}, code: exitUsage, stderr: "dnscheck: -resolver"},
+		{name: "names the flag for the reports", args: dns("good.test", "-reports", "x"), code: exitUsage, stderr: `dnscheck: -reports "x"`},
+		{name: "names the flag for the profile", args: dns("good.test", "-profile", "x"), code: exitUsage, stderr: `dnscheck: -profile "x"`},
 		{name: "no such file", args: dns("good.test", "-postmark", object+"x"), code: exitUsage, stderr: "no such file"},
 		{name: "healthy, flags behind", args: dns("good.test", "-selector", "s1"), out: "good.test: ready to send"},
 		{name: "healthy, Postmark's object", args: dns("-postmark", object, "good.test"), out: "good.test: ready to send"},
@@ -159,6 +191,98 @@ func TestRunWatch(t *testing.T) {
 	}
 	if code := run(ctx, []string{"dnscheck", "-watch", "1s", "-resolver", s.Addr, "-cache-only", "bad.test=s1"}, out, stderr); code != exitOK {
 		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// A wrong setting is said once, however many domains there are.
+func TestRunSettingOnce(t *testing.T) {
+	t.Parallel()
+	var out, stderr bytes.Buffer
+	code := run(t.Context(), []string{"dnscheck", "-resolver", "127.0.0.1:1", "-cache-only", "-profile", "x", "good.test", "bad.test"}, &out, &stderr)
+	if n := strings.Count(stderr.String(), "no such profile"); code != exitUsage || n != 1 {
+		t.Errorf("exit code %d, said %d times:\n%s", code, n, &stderr)
+	}
+}
+
+// A watch that ends before its first check is completed could tell nothing.
+func TestRunWatchCutShort(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out, stderr bytes.Buffer
+	if code := run(ctx, []string{"dnscheck", "-watch", "1s", "-resolver", s.Addr, "-cache-only", "good.test=s1"}, &out, &stderr); code != exitUnknown {
+		t.Errorf("exit code %d: %s%s", code, &out, &stderr)
+	}
+}
+
+type failingWriter struct{ left int }
+
+func (w *failingWriter) Write(p []byte) (int, error) {
+	if w.left--; w.left < 0 {
+		return 0, errors.New("the disk is full")
+	}
+	return len(p), nil
+}
+
+// What cannot be written ends the command, a watch as well.
+func TestRunWriteFails(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone)
+	for _, flags := range [][]string{nil, {"-json"}, {"-watch", "1s"}, {"-watch", "1s", "-json"}} {
+		var stderr bytes.Buffer
+		args := append([]string{"dnscheck", "-resolver", s.Addr, "-cache-only", "good.test=s1"}, flags...)
+		if code := run(t.Context(), args, &failingWriter{}, &stderr); code != exitUsage || !strings.Contains(stderr.String(), "the disk is full") {
+			t.Errorf("%v: exit code %d: %s", flags, code, &stderr)
+		}
+	}
+	at := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	if err := writeChanges(&failingWriter{}, at, nil); err == nil {
+		t.Error("says nothing of changes that could not be written")
+	}
+}
+
+// A line says when, how much it matters, and what stood there before.
+func TestWriteChanges(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	err := writeChanges(&out, time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC), []fluxly.DomainChange{
+		{Kind: "ready", Before: "false", After: "true", Text: "acme.test is now ready to send."},
+		{Kind: "new", Code: "dkim_missing", After: "fail", Text: "No key."},
+		{Kind: "level", Code: "returnpath_missing", Before: "info", After: "fail", Text: "No alias."},
+		{Kind: "gone", Code: "dmarc_missing", Before: "fail", Text: "No longer so: No record."},
+		{Kind: "record", Name: "acme.test", Before: "v=spf1 \x1b[2J -all", After: "v=spf1 -all", Text: "The record at acme.test changed."},
+		{Kind: "record", Name: "acme.test", Before: "v=spf1 -all", Text: "The record at acme.test was removed."},
+	})
+	want := `2026-03-04T05:06:07Z  [ready] acme.test is now ready to send.
+2026-03-04T05:06:07Z  [fail] No key.
+2026-03-04T05:06:07Z  [info -> fail] No alias.
+2026-03-04T05:06:07Z  [fail -> gone] No longer so: No record.
+2026-03-04T05:06:07Z  [record] The record at acme.test changed.
+    before: "v=spf1 \x1b[2J -all"
+    after:  "v=spf1 -all"
+2026-03-04T05:06:07Z  [record] The record at acme.test was removed.
+    before: "v=spf1 -all"
+`
+	if err != nil || out.String() != want {
+		t.Errorf("%v\n%s", err, &out)
+	}
+}
+
+// The first line of a watch has an empty list of changes, not none.
+func TestRunWatchJSON(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var first string
+	var stderr bytes.Buffer
+	out := &watchedBuffer{wrote: func(text string) {
+		first = text
+		cancel()
+	}}
+	if code := run(ctx, []string{"dnscheck", "-watch", "1s", "-json", "-resolver", s.Addr, "-cache-only", "good.test=s1"}, out, &stderr); code != exitOK || !strings.HasSuffix(first, `"changes":[]}`+"\n") {
+		t.Errorf("exit code %d: %s%s", code, first, &stderr)
 	}
 }
 
