@@ -122,7 +122,7 @@ func newAskCore(r Resolver, timeout time.Duration, inFlight int) *askCore {
 }
 
 // maxFollowed bounds how many aliases are followed that a server left alone.
-const maxFollowed = 4
+const maxFollowed = 12
 
 // ask returns when there is an answer or ctx ends. The question itself runs in
 // a goroutine of its own, so that a resolver which does not honour its context
@@ -138,8 +138,11 @@ func (a *asker) ask(ctx context.Context, name, typ string) dnsReply {
 		r.records, r.ttl, r.chain = tail.records, tail.ttl, append(slices.Clone(r.chain), tail.chain...)
 		r.secure = r.secure && tail.secure
 		if loops(r.chain, strings.TrimSuffix(r.name, ".")) {
-			break
+			return r
 		}
+	}
+	if r.cutAlias {
+		r.state, r.why = dnsFailed, "the alias leads through too many names"
 	}
 	return r
 }

@@ -254,7 +254,7 @@ func uris(t taglist.Tag, bad func(code, fix, format string, args ...any)) (out [
 			addr = at
 		}
 		addr, _, _ = strings.Cut(addr, "?") // fields of the mail (RFC 6068 section 2)
-		if local, host, ok := strings.Cut(addr, "@"); !ok || local == "" || host == "" {
+		if local, host, ok := strings.Cut(addr, "@"); !ok || local == "" || host == "" || strings.ContainsAny(addr, " \t<>\"'") {
 			bad("dmarc_report_uri", "Write it as mailto:you@example.com.", "The report address %q in %s is not a mail address.", clip(u, 60), t.Key)
 			continue
 		}
@@ -487,8 +487,13 @@ func (d *dmarcRecord) policies(most *dmarcForce) dmarcPolicySet {
 	return s
 }
 
-// semicolons puts them where a blank or a comma alone stands between two tags.
-func semicolons(s string) string { return betweenTags().ReplaceAllString(s, "; $1=") }
+// semicolons puts them where a blank or a comma alone stands between two tags, and
+// commas between two report addresses.
+func semicolons(s string) string {
+	return betweenAddresses().ReplaceAllString(betweenTags().ReplaceAllString(s, "; $1="), ",mailto:")
+}
+
+var betweenAddresses = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?i)[ \t]*;[ \t]*mailto:`) })
 
 var betweenTags = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`(?i)[ \t,]*[ \t,;][ \t,]*\b(v|p|sp|np|adkim|aspf|rua|ruf|fo|pct|rf|ri|t|psd)[ \t]*=[ \t]*`)
@@ -511,7 +516,7 @@ func mendURIs(list string) (out []string) {
 	for _, u := range strings.FieldsFunc(list, func(c rune) bool { return c == ',' || c == ' ' || c == '\t' }) {
 		u, _, _ = strings.Cut(strings.Trim(u, `<>"'`), "!")
 		if len(u) > 7 && strings.EqualFold(u[:7], "mailto:") {
-			u = u[7:]
+			u = strings.Trim(u[7:], `<>"'`)
 		}
 		addr, fields, has := strings.Cut(u, "?")
 		local, host, ok := strings.Cut(addr, "@")
@@ -525,7 +530,8 @@ func mendURIs(list string) (out []string) {
 		if has && plainLocal(strings.ReplaceAll(fields, ":", "")) {
 			addr += "?" + fields
 		}
-		if uri := "mailto:" + addr; !slices.ContainsFunc(out, func(o string) bool { return strings.EqualFold(o, uri) }) {
+		bare := func(uri string) string { addr, _, _ := strings.Cut(uri, "?"); return addr }
+		if uri := "mailto:" + addr; !slices.ContainsFunc(out, func(o string) bool { return strings.EqualFold(bare(o), bare(uri)) }) {
 			out = append(out, uri)
 		}
 		if len(out) == 2 {

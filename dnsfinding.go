@@ -164,6 +164,10 @@ func (k *checker) settlePublish(ctx context.Context, r *DomainReport) {
 		for j := range f.Publish {
 			f.Fix += k.inPlaceOfAlias(ctx, &f.Publish[j])
 		}
+		// The alias of the domain itself is its web site.
+		f.Publish = slices.DeleteFunc(f.Publish, func(rec DomainRecord) bool {
+			return rec.Name == k.domain && slices.ContainsFunc(rec.Replaces, func(o ReplacedRecord) bool { return o.Type == "CNAME" })
+		})
 	}
 	if n := r.DMARC.Next; n != nil {
 		if text := k.inPlaceOfAlias(ctx, &n.Publish); text != "" {
@@ -187,6 +191,9 @@ func (k *checker) inPlaceOfAlias(ctx context.Context, rec *DomainRecord) string 
 		return plain(" A wildcard record (*) of the zone, which is an alias of " + target + ", answers for " + rec.Name + " today; it may stay.")
 	}
 	rec.Replaces = []ReplacedRecord{{"CNAME", target}}
+	if rec.Name == k.domain {
+		return plain(" " + rec.Name + " is an alias (CNAME record) of " + target + ", and nothing may stand beside an alias: leave it, and have the record at " + end + " changed if one is wanted: " + rec.Value)
+	}
 	return plain(" " + rec.Name + " is an alias (CNAME record) of " + target + ": delete the alias before you add the record; or leave it, and have the record at " + end + " changed.")
 }
 

@@ -59,8 +59,9 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 			target = t
 		}
 	}
-	if target == "" && typ == "TXT" && r.state == dnsFound {
-		// A name with both answers with either.
+	if target == "" && typ == "TXT" && r.state == dnsFound && !(r.authoritative && k.asksZone(r.name)) {
+		// A name with both answers with either; the cache may have the alias still
+		// that the zone has no more.
 		if c := k.ask.ask(ctx, k.ReturnPath, "CNAME"); c.state == dnsFound {
 			target = c.records[0].Target
 			r.own = append(slices.Clone(r.own), c.own...)
@@ -97,6 +98,12 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 	// Only now is it worth knowing whether a panel published an address in
 	// place of the alias, and what else is in its way.
 	a := k.ask.addrs(ctx, k.ReturnPath)
+	if r.authoritative && k.asksZone(r.name) {
+		q := keyQuestion{dnsmsg.Canonical(k.ReturnPath), "A"}
+		a = k.lookBoth(ctx, q)
+		q.typ = "AAAA"
+		a = bothFamilies(a, k.lookBoth(ctx, q))
+	}
 	if typ == "TXT" && r.state != dnsNXDomain {
 		k.inPlace = append(k.inTheWay(ctx, r), k.inTheWay(ctx, k.ask.ask(ctx, k.ReturnPath, "MX"))...)
 	}

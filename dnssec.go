@@ -46,8 +46,14 @@ func (k *checker) bogus(ctx context.Context) (names []bogusName) {
 				return
 			}
 			wrong[i] = &bogusName{name: strings.TrimSuffix(q.name, ".")}
-			if n := len(r.chain); n > 0 && !k.nearby(r.chain[n-1]) && k.ask.ask(ctx, r.chain[n-1], q.typ).servfail {
-				wrong[i].target = strings.TrimSuffix(r.chain[n-1], ".")
+			// What comes after the name at fault is answered.
+			for _, n := range slices.Backward(r.chain) {
+				if k.ask.ask(ctx, n, q.typ).servfail {
+					if !k.nearby(n) {
+						wrong[i].target = strings.TrimSuffix(n, ".")
+					}
+					break
+				}
 			}
 		})
 	}

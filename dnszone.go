@@ -157,8 +157,16 @@ func (k *checker) keyQuestions() []keyQuestion {
 // section 5). Other answers of the cache stand, save an absence in the zone.
 func (k *checker) look(ctx context.Context, name, typ string) dnsReply {
 	r := k.lookUp(ctx, name, typ)
-	k.noteAlias(r)
+	if typ == "TXT" {
+		k.noteAlias(r)
+	}
 	return r
+}
+
+// asksZone reports whether the zone's own servers are asked about a name, if it
+// is one of the zone.
+func (k *checker) asksZone(name string) bool {
+	return !k.CacheOnly && k.ask.direct != nil && k.nearby(name)
 }
 
 // noteAlias keeps where an alias leads, for whoever wants to publish a record at
@@ -342,12 +350,14 @@ func (k *checker) askOwn(ctx context.Context, apex, server string, q keyQuestion
 			break
 		}
 		tail := k.ask.askServer(ctx, server, r.chain[len(r.chain)-1], q.typ)
-		if tail.state == dnsFailed {
-			break // a zone below, or a server that is dying: the resolver follows
+		if tail.referral {
+			break // a zone below: the resolver follows
 		}
 		chain := append(slices.Clone(r.chain), tail.chain...)
-		r.state, r.records, r.chain, r.ttl, r.cutAlias = tail.state, tail.records, chain, tail.ttl, tail.cutAlias
-		r.cutAlias = r.cutAlias && !loops(chain, strings.TrimSuffix(r.name, "."))
+		r.state, r.why, r.records, r.chain, r.ttl, r.cutAlias = tail.state, tail.why, tail.records, chain, tail.ttl, tail.cutAlias
+		if r.cutAlias = r.cutAlias && !loops(chain, strings.TrimSuffix(r.name, ".")); r.state == dnsFailed {
+			return r // half an answer is none
+		}
 		r = r.within(apex)
 	}
 	return r
@@ -542,12 +552,13 @@ func (k *checker) checkZone(ctx context.Context) {
 		}
 	}
 	wg.Wait()
-	alive := 0
+	alive, heard := 0, false
 	const lame = "it answers without being a server of the zone"
 	z.servers = slices.Clone(z.servers) // the checks still read the others
 	for j := range z.servers {
 		s := &z.servers[j]
 		for _, r := range results {
+			heard = heard || s.Address != "" && r.replies[j].state != dnsFailed && r.replies[j].authoritative
 			if s.Address != "" && r.replies[j].state == dnsFailed && !r.replies[j].referral {
 				s.State = r.replies[j].why
 			}
@@ -561,7 +572,7 @@ func (k *checker) checkZone(ctx context.Context) {
 		}
 	}
 	k.report.Servers = z.servers
-	if alive == 0 {
+	if !heard {
 		k.add("zone_cache_only", DomainFinding{
 			Name: z.apex, Type: "NS",
 			Summary: "None of the zone's own servers could be asked from here (" + z.servers[0].State + "). A record changed just now may be seen late.",
