@@ -530,7 +530,7 @@ func mendURIs(list string) (out []string) {
 		if has && plainLocal(strings.ReplaceAll(fields, ":", "")) {
 			addr += "?" + fields
 		}
-		bare := func(uri string) string { addr, _, _ := strings.Cut(uri, "?"); return addr }
+		bare := func(uri string) string { before, _, _ := strings.Cut(uri, "?"); return before }
 		if uri := "mailto:" + addr; !slices.ContainsFunc(out, func(o string) bool { return strings.EqualFold(bare(o), bare(uri)) }) {
 			out = append(out, uri)
 		}
