@@ -472,21 +472,6 @@ func (s spfSource) Addrs(ctx context.Context, name string) ([]netip.Addr, spf.St
 	return out, spfStatus(r)
 }
 
-// families looks for the addresses of a name as [checker.lookAddrs] does, and
-// keeps apart what became of the two questions: a mail has one family.
-func (k *checker) families(ctx context.Context, name string) (v4, v6 dnsReply) {
-	both := func(ask func(ctx context.Context, name, typ string) dnsReply) {
-		var wg sync.WaitGroup
-		wg.Go(func() { v4 = ask(ctx, name, "A") })
-		wg.Go(func() { v6 = ask(ctx, name, "AAAA") })
-		wg.Wait()
-	}
-	if both(k.ask.ask); v4.absent() && v6.absent() {
-		both(k.look)
-	}
-	return v4, v6
-}
-
 func (s spfSource) MX(ctx context.Context, name string) ([]string, spf.Status) {
 	r := s.k.look(ctx, name, "MX")
 	out := make([]string, 0, len(r.records))

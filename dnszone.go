@@ -200,17 +200,24 @@ func (k *checker) lookUp(ctx context.Context, name, typ string) dnsReply {
 	return once()
 }
 
-// lookAddrs looks for the addresses of a name, as [asker.addrs].
+// lookAddrs looks for the addresses of a name. Those of a cache stand, and only
+// an absence in the zone is asked for at its own servers.
 func (k *checker) lookAddrs(ctx context.Context, name string) dnsReply {
-	if r := k.ask.addrs(ctx, name); !r.absent() {
-		return r
+	return bothFamilies(k.families(ctx, name))
+}
+
+// families keeps apart what became of the two questions: a mail has one family.
+func (k *checker) families(ctx context.Context, name string) (v4, v6 dnsReply) {
+	both := func(ask func(ctx context.Context, name, typ string) dnsReply) {
+		var wg sync.WaitGroup
+		wg.Go(func() { v4 = ask(ctx, name, "A") })
+		wg.Go(func() { v6 = ask(ctx, name, "AAAA") })
+		wg.Wait()
 	}
-	var v4, v6 dnsReply
-	var wg sync.WaitGroup
-	wg.Go(func() { v4 = k.look(ctx, name, "A") })
-	wg.Go(func() { v6 = k.look(ctx, name, "AAAA") })
-	wg.Wait()
-	return bothFamilies(v4, v6)
+	if both(k.ask.ask); v4.absent() && v6.absent() {
+		both(k.look)
+	}
+	return v4, v6
 }
 
 // nearby reports whether a name may lie in the domain's zone, whose apex has
