@@ -248,6 +248,25 @@ func TestInPlaceOfWhatStands(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a resolver that hides aliases", func(t *testing.T) {
+		t.Parallel()
+		r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: mapResolver{
+			"TXT _dmarc.acme.test.": {"v=DMARC1; p=bogus"}, "CNAME _dmarc.acme.test.": {"d.host.test."},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := finding(t, r, "dmarc_bad_policy"); !cmp.Equal(f.Publish[0].Replaces, []ReplacedRecord{{"CNAME", "d.host.test"}}) {
+			t.Errorf("%+v", f)
+		}
+	})
+	t.Run("two keys for one host", func(t *testing.T) {
+		t.Parallel()
+		r := checkZoneText(t, zone("-"+dkim+" TXT"), DomainCheck{Postmark: PostmarkDomain{DKIMHost: dkim, DKIMTextValue: testKey, DKIMPendingHost: dkim, DKIMPendingTextValue: "k=rsa; p=" + spki(2048)}})
+		if a, b := finding(t, r, "dkim_missing"), finding(t, r, "dkim_pending_missing"); len(a.Publish) != 1 || len(b.Publish) > 0 {
+			t.Errorf("%+v\n%+v", a, b)
+		}
+	})
 	t.Run("the web site", func(t *testing.T) {
 		t.Parallel()
 		s := dnstest.Start(t, zone("app.acme.test CNAME web.host.test", "web.host.test A 192.0.2.9"))
@@ -310,21 +329,23 @@ func TestMendKeepsReports(t *testing.T) {
 		{[]string{"v=DMARC1; p=none; " + a, "v=DMARC1; p=reject; rua=mailto:b@acme.test; ruf=mailto:f@acme.test"}, ab + "; ruf=mailto:f@acme.test"},
 		{[]string{"v=DMARC1; p=none", "v=DMARC1; p=reject; rua=mailto:a@acme.test; rua=mailto:b@acme.test"}, ab},
 	} {
-		lines := []string{"-_dmarc.acme.test TXT"}
-		for _, text := range tt.texts {
-			lines = append(lines, fmt.Sprintf("_dmarc.acme.test TXT %q", text))
-		}
-		r := checkZoneText(t, zone(lines...), DomainCheck{})
-		got := ""
-		for _, f := range r.Findings {
-			for _, p := range f.Publish {
-				if p.Name == "_dmarc.acme.test" {
-					got = p.Value
+		for _, host := range []string{"_dmarc.acme.test", "_dmarc.acme.test.acme.test"} {
+			lines := []string{"-_dmarc.acme.test TXT"}
+			for _, text := range tt.texts {
+				lines = append(lines, fmt.Sprintf("%s TXT %q", host, text))
+			}
+			r := checkZoneText(t, zone(lines...), DomainCheck{})
+			got := ""
+			for _, f := range r.Findings {
+				for _, p := range f.Publish {
+					if p.Name == "_dmarc.acme.test" {
+						got = p.Value
+					}
 				}
 			}
-		}
-		if want := "v=DMARC1; p=none; " + tt.want; got != want {
-			t.Errorf("%q becomes %q, want %q", tt.texts, got, want)
+			if want := "v=DMARC1; p=none; " + tt.want; got != want {
+				t.Errorf("at %s %q becomes %q, want %q", host, tt.texts, got, want)
+			}
 		}
 	}
 }

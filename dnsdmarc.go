@@ -350,7 +350,7 @@ func (k *checker) dmarcMissing(ctx context.Context, rep *DMARCReport) {
 	apex := k.look(ctx, k.domain, "TXT")
 	if i := slices.IndexFunc(apex.texts(), isDMARC); i >= 0 {
 		t := apex.texts()[i]
-		m := parseDMARC(t).mend(k.DMARCReports, nil)
+		m := parseDMARC(t).withReports(apex.texts()).mend(k.DMARCReports, nil)
 		k.stepAfter(rep, m)
 		k.add("dmarc_at_apex", DomainFinding{
 			Name: k.domain, Type: "TXT", Found: []string{t},
@@ -363,7 +363,7 @@ func (k *checker) dmarcMissing(ctx context.Context, rep *DMARCReport) {
 	doubled := "_dmarc." + k.domain + "." + k.domain
 	r := k.ask.ask(ctx, doubled, "TXT")
 	if i := slices.IndexFunc(r.texts(), isDMARC); i >= 0 {
-		m := parseDMARC(r.texts()[i]).mend(k.DMARCReports, nil)
+		m := parseDMARC(r.texts()[i]).withReports(r.texts()).mend(k.DMARCReports, nil)
 		k.stepAfter(rep, m)
 		k.add("dmarc_doubled_host", DomainFinding{
 			Name: doubled, Type: "TXT", Found: r.show(),

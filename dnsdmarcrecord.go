@@ -287,6 +287,9 @@ func mendDMARC(texts []string, reports string, most *dmarcForce) dmarcMend {
 func (d *dmarcRecord) withReports(texts []string) *dmarcRecord {
 	out := d.text
 	for _, t := range texts {
+		if !isDMARC(t) {
+			continue
+		}
 		other := parseDMARC(semicolons(t))
 		for _, key := range []string{"rua", "ruf"} {
 			for _, v := range other.all(key) {

@@ -181,8 +181,16 @@ func (k *checker) settlePublish(ctx context.Context, r *DomainReport) {
 // done, when there is an alias at its name: nothing may stand beside that (RFC
 // 1034 section 3.6.2), and the texts that were found stand at its end.
 func (k *checker) inPlaceOfAlias(ctx context.Context, rec *DomainRecord) string {
+	if rec.Type != "TXT" {
+		return ""
+	}
 	chain := k.aliases[dnsmsg.Canonical(rec.Name)]
-	if rec.Type != "TXT" || len(chain) == 0 {
+	if k.ask.querier == nil { // its answers do not show aliases
+		for _, r := range k.ask.ask(ctx, rec.Name, "CNAME").records {
+			chain = []string{r.Target}
+		}
+	}
+	if len(chain) == 0 {
 		return ""
 	}
 	rec.Replaces = nil
@@ -197,9 +205,9 @@ func (k *checker) inPlaceOfAlias(ctx context.Context, rec *DomainRecord) string 
 	return plain(" " + rec.Name + " is an alias (CNAME record) of " + target + ": delete the alias before you add the record; or leave it, and have the record at " + end + " changed.")
 }
 
-// oneRecordEach leaves the first SPF and the first DMARC record that is to be
-// published at a name, and makes the other findings speak of it: of two records
-// receivers would use none.
+// oneRecordEach leaves the first SPF, DMARC and DKIM record that is to be published
+// at a name, and makes the other findings speak of it: of two records receivers
+// would use none, or either.
 func oneRecordEach(list []DomainFinding) {
 	type place struct{ name, kind string }
 	first := map[place]DomainRecord{}
@@ -211,7 +219,10 @@ func oneRecordEach(list []DomainFinding) {
 		var kept []DomainRecord
 		for _, rec := range f.Publish {
 			kind, _, _ := strings.Cut(strings.ToLower(rec.Value), "1")
-			if rec.Type != "TXT" || kind != "v=spf" && kind != "v=dmarc" {
+			if strings.Contains(rec.Name, "._domainkey.") {
+				kind = "v=dkim" // which the record need not say
+			}
+			if rec.Type != "TXT" || kind != "v=spf" && kind != "v=dmarc" && kind != "v=dkim" {
 				kept = append(kept, rec)
 				continue
 			}
