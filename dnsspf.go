@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -535,7 +536,7 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 type reachedResolver struct {
 	spfResolver
 	four  bool
-	texts map[string]bool
+	texts map[string][]string
 	// hosts are the names that a and mx terms ask for, and exists those of the
 	// exists terms, which ask for an A record whatever the family (RFC 7208
 	// section 5.7).
@@ -543,7 +544,7 @@ type reachedResolver struct {
 }
 
 func newReached(k *checker, tree *spf.Node, addr netip.Addr) *reachedResolver {
-	r := &reachedResolver{spfResolver: spfResolver{k}, four: addr.Unmap().Is4(), texts: map[string]bool{}, hosts: map[string]bool{}, exists: map[string]bool{}}
+	r := &reachedResolver{spfResolver: spfResolver{k}, four: addr.Unmap().Is4(), texts: map[string][]string{}, hosts: map[string]bool{}, exists: map[string]bool{}}
 	tree.Visit(func(n *spf.Node, _ int) {
 		for _, s := range n.Steps {
 			switch {
@@ -586,8 +587,8 @@ func (r *reachedResolver) LookupIPAddr(ctx context.Context, host string) ([]net.
 }
 
 func (r *reachedResolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
-	r.texts[strings.ToLower(strings.TrimSuffix(name, "."))] = true
 	texts, err := r.spfResolver.LookupTXT(ctx, name)
+	r.texts[strings.ToLower(strings.TrimSuffix(name, "."))] = slices.Clone(texts)
 	for i, t := range texts {
 		texts[i] = spf.WithoutMapped(t)
 	}
@@ -597,11 +598,15 @@ func (r *reachedResolver) LookupTXT(ctx context.Context, name string) ([]string,
 // faultOnTheWay says why a record that the evaluator came to makes the result
 // a permanent error, or returns "". Faults of a single term, such as a loop or
 // too many mail hosts, count only where the term itself is come to (RFC 7208
-// section 4.6.2), which the evaluator sees.
-func faultOnTheWay(tree *spf.Node, reached map[string]bool) (why string) {
+// section 4.6.2), which the evaluator sees. Records whose names depend on the mail
+// are not in the tree.
+func faultOnTheWay(tree *spf.Node, reached map[string][]string) (why string) {
+	inTree := map[string]bool{}
 	tree.Visit(func(n *spf.Node, _ int) {
-		switch {
-		case why != "" || !reached[strings.ToLower(n.Domain)]:
+		name := strings.ToLower(n.Domain)
+		inTree[name] = true
+		switch _, ok := reached[name]; {
+		case why != "" || !ok:
 		case n.State == spf.None:
 			why = n.Domain + " has no SPF record, but another record points to it"
 		case n.State == spf.Multiple:
@@ -610,6 +615,13 @@ func faultOnTheWay(tree *spf.Node, reached map[string]bool) (why string) {
 			why = n.Record.Faults[0].Text
 		}
 	})
+	for _, name := range slices.Sorted(maps.Keys(reached)) {
+		for _, t := range reached[name] {
+			if why == "" && !inTree[name] && spf.Is(t) && len(spf.Parse(t).Faults) > 0 {
+				why = spf.Parse(t).Faults[0].Text
+			}
+		}
+	}
 	return why
 }
 

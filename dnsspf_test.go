@@ -264,6 +264,7 @@ func TestSPFMatchBeforeFault(t *testing.T) {
 		want           []string
 	}{
 		{"ip4:192.0.2.1 include:b.test include:spf.mtasv.net", `b.test TXT "v=spf1 ip4:192.0.2.2 include:acme.test -all"`, []string{"pass", "pass", "permerror"}},
+		{"include:%{i}.p.test", "192.0.2.1.p.test TXT \"v=spf1 ip4:192.0.2.0/24 foo:bar\"\n192.0.2.2.p.test TXT \"v=spf1 ip4:192.0.2.0/24 -all\"", []string{"permerror", "pass", "permerror"}},
 		{"ip4:192.0.2.1 mx:m.test include:spf.mtasv.net", hosts, []string{"pass", "permerror", "permerror"}},
 	} {
 		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted("v=spf1 "+tt.record+" -all"))+"\n"+tt.others, DomainCheck{Addresses: addresses("192.0.2.1", "192.0.2.2", "192.0.2.3")})

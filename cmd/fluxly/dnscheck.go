@@ -196,7 +196,7 @@ func (f *dnscheckFlags) agreeWith(domains []string) error {
 			return fmt.Errorf("%q has no selector behind the =", d)
 		case ok && f.postmark != "":
 			return fmt.Errorf("-postmark and %q do not go together; Postmark's object names the selector", d)
-		case ok && f.check.DKIMSelector != "" && f.check.DKIMSelector != selector:
+		case ok && f.check.DKIMSelector != "" && !sameSelector(f.check.DKIMSelector, selector):
 			return fmt.Errorf("-selector %q and %q name two selectors for %s", f.check.DKIMSelector, d, name)
 		case !ok && f.check.DKIMValue != "" && f.check.DKIMSelector == "":
 			return errors.New("-dkim needs the selector too; give -selector")
@@ -205,11 +205,21 @@ func (f *dnscheckFlags) agreeWith(domains []string) error {
 	return nil
 }
 
+// sameSelector compares two ways to write a selector, of which one may be the
+// whole host.
+func sameSelector(a, b string) bool {
+	plain := func(s string) string {
+		s, _, _ = strings.Cut(s, "._domainkey")
+		return s
+	}
+	return strings.EqualFold(plain(a), plain(b))
+}
+
 // sameDomain compares two ways to write a domain. What is no domain name is left
 // for the check to refuse.
 func sameDomain(a, b string) bool {
 	plain := func(s string) string {
-		s = strings.TrimSuffix(s, ".")
+		s = strings.TrimSuffix(strings.TrimSpace(s), ".")
 		if ascii, err := idna.Lookup.ToASCII(s); err == nil {
 			s = ascii
 		}

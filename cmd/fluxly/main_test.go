@@ -91,6 +91,7 @@ func TestRun(t *testing.T) {
 		{name: "no selector behind the domain", args: dns("good.test="), code: exitUsage, stderr: "no selector behind the ="},
 		{name: "two selectors", args: dns("good.test=s1", "-selector", "s2"), code: exitUsage, stderr: "two selectors for good.test"},
 		{name: "the same selector twice", args: dns("good.test=s1", "-selector", "s1"), out: "good.test: ready to send"},
+		{name: "the same selector as a whole host", args: dns("good.test=s1", "-selector", "S1._domainkey.good.test"), out: "good.test: ready to send"},
 		{name: "key without selector", args: dns("good.test", "-dkim", key), code: exitUsage, stderr: "-dkim needs the selector"},
 		{name: "key of several", args: dns("good.test=s1", "weak.test=s1", "-dkim", key), code: exitUsage, stderr: "-dkim takes one domain"},
 		{name: "object of several", args: dns("good.test", "weak.test", "-postmark", object), code: exitUsage, stderr: "-postmark takes one domain"},
