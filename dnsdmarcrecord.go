@@ -254,7 +254,7 @@ func uris(t taglist.Tag, bad func(code, fix, format string, args ...any)) (out [
 			addr = at
 		}
 		addr, _, _ = strings.Cut(addr, "?") // fields of the mail (RFC 6068 section 2)
-		if local, host, ok := strings.Cut(addr, "@"); !ok || local == "" || host == "" || strings.ContainsAny(addr, " \t<>\"'") {
+		if local, host, ok := strings.Cut(addr, "@"); !ok || local == "" || host == "" || strings.ContainsAny(addr, " \t<>\"") {
 			bad("dmarc_report_uri", "Write it as mailto:you@example.com.", "The report address %q in %s is not a mail address.", clip(u, 60), t.Key)
 			continue
 		}

@@ -65,6 +65,12 @@ acme2.test A 198.51.100.8
 		"v=spf1 ip4:192.0.2.1; include:acme.test -all":               "v=spf1 ip4:192.0.2.1 -all",
 		"v=spf1 ip4:192.0.2.1 a=gone.test -all":                      "v=spf1 ip4:192.0.2.1 -all",
 		"v=spf1 include:gone.test; -all":                             "v=spf1 ~all",
+		`v=spf1 include:foo.test"a:h.test" mx -all`:                  "v=spf1 include:foo.test a:h.test mx -all",
+		`v=spf1 include:foo.test""-all`:                              "v=spf1 include:foo.test -all",
+		"v=spf1 include:foo.test,bar.test -all":                      "",
+		"v=spf1 include:foo.test-all":                                "",
+		`v=spf1 include:"foo.test" ip4:192.0.2.1; -all`:              "v=spf1 include:foo.test ip4:192.0.2.1 -all",
+		`v=spf1 include:foo.test"mx" ip4:192.0.2.1; -all`:            "v=spf1 include:foo.test mx ip4:192.0.2.1 -all",
 	} {
 		r := check(text)
 		got := ""

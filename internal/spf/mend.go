@@ -123,7 +123,9 @@ func mendText(s string) string {
 		switch c {
 		case ',', ';', '\t', '\r', '\n', '\u00a0', '\u200b', '\ufeff':
 			return ' '
-		case '"', '\'', '\\', '\u201c', '\u201d', '\u201e', '\u2018', '\u2019':
+		case '"', '\'', '\u201c', '\u201d', '\u201e', '\u2018', '\u2019':
+			return ' ' // two terms may stand on its sides
+		case '\\':
 			return -1
 		case '\u2010', '\u2011', '\u2012', '\u2013', '\u2014', '\u2212':
 			return '-'
@@ -189,10 +191,22 @@ func isTerm(s string) bool {
 	return len(body) < len(s) || isMechanism(body[:i])
 }
 
-// glued reports whether two terms may have run into one: no name has a colon.
+// glued reports whether two terms may have run into one: no host name has a
+// colon, a comma or a quotation mark, and none is known that ends in "-all".
 func glued(r *Record) bool {
 	return slices.ContainsFunc(r.Terms, func(t Term) bool {
-		return (!t.Modifier && !t.Network.IsValid() || t.Name == "redirect") && strings.Contains(t.Value, ":")
+		if t.Modifier && t.Name != "redirect" || t.Network.IsValid() {
+			return false
+		}
+		v := t.Value
+		if strings.Contains(v, ":") {
+			return true
+		}
+		if strings.Contains(v, "%") { // the delimiters of a macro are such signs
+			return false
+		}
+		head, isAll := strings.CutSuffix(lower(v), "all")
+		return strings.ContainsAny(v, `,;"'`) || isAll && head != "" && strings.ContainsRune(signs, rune(head[len(head)-1]))
 	})
 }
 
