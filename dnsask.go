@@ -329,6 +329,7 @@ func (r *dnsReply) ownRecords(all []dnsmsg.Record, t dnsmsg.Type) {
 		}
 	}
 	slices.Sort(r.own)
+	r.own = slices.Compact(r.own) // equal records are one (RFC 2181 section 5)
 }
 
 // lookup uses the methods of *net.Resolver, which hide most of an answer.

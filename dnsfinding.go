@@ -263,6 +263,8 @@ func fewOfEach(all []DomainFinding) []DomainFinding {
 		switch more := counts[key] - few; {
 		case seen[key] > few:
 			continue
+		case seen[key] == few && counts[key] >= spf.MaxIssues:
+			f.Summary += fmt.Sprintf(" There are at least %d more of this kind.", more)
 		case seen[key] == few && more > 0:
 			f.Summary += fmt.Sprintf(" There are %d more of this kind.", more)
 		}

@@ -129,7 +129,12 @@ func (k *checker) checkSPF(ctx context.Context) {
 		if k.spfLint(tree, issues, mended, note) {
 			rep.State = "broken"
 		}
-		k.spfInclude(ctx, &rep, tree, issues)
+		// An offer touches nothing else, unless that would undo a correction
+		// without which a sender is not named.
+		if !slices.ContainsFunc(issues, func(i spf.Issue) bool { return i.Code == "ignored_term" && ownIssue(tree, i) }) {
+			mended = ""
+		}
+		k.spfInclude(ctx, &rep, tree, issues, mended)
 		if rep.State == "ok" {
 			k.note("SPF", k.spfCost(tree))
 		}
@@ -263,6 +268,9 @@ func (k *checker) spfLint(tree *spf.Node, issues []spf.Issue, mended, note strin
 		f := DomainFinding{Name: i.Domain, Type: "TXT", Summary: sentence(i.Text), Fix: spfFixes[i.Code]}
 		if r := i.Record(); r != nil {
 			f.Found = []string{r.Text}
+			if r != tree.Record {
+				f.Found[0] = clip(r.Text, 1000)
+			}
 		}
 		if i.End > 0 && i.Code == "syntax" {
 			f.Summary = fmt.Sprintf("The SPF record of %s has a mistake at character %d: %s.", i.Domain, i.Pos+1, i.Text)
@@ -378,7 +386,7 @@ func (k *checker) includeState(tree *spf.Node) string {
 	return "absent"
 }
 
-func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node, issues []spf.Issue) {
+func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node, issues []spf.Issue, mended string) {
 	switch rep.Include {
 	case "present", "unknown":
 		return
@@ -401,7 +409,11 @@ func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node
 		Name: k.domain, Type: "TXT", Found: tree.Texts, Optional: true,
 		Summary: "The SPF record does not include " + k.SPFInclude + ". Mail through Postmark does not need it.",
 	}
-	m, ok := spf.Propose(tree.Texts, k.SPFInclude)
+	texts, also := tree.Texts, ""
+	if mended != "" {
+		texts, also = []string{mended}, ", but for the correction above"
+	}
+	m, ok := spf.Propose(texts, k.SPFInclude)
 	all := tree.Record.All()
 	if !ok || rep.State == "broken" && tree.Lookups <= spf.MaxLookups || all != nil && all.Qualifier == '+' {
 		f.Fix = "Nothing is proposed before the record itself is correct."
@@ -420,7 +432,7 @@ func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node
 	}
 	rep.Proposal = m.Text
 	f.Publish = []DomainRecord{txtRecord(k.domain, m.Text, tree.Texts...)}
-	f.Fix = "If you want it all the same, change the record to this; nothing else in it is touched."
+	f.Fix = "If you want it all the same, change the record to this; nothing else in it is touched" + also + "."
 	if m.Review != "" {
 		f.Fix += " Note that " + m.Review + "."
 	}

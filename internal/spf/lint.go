@@ -24,9 +24,13 @@ type Issue struct {
 // reply with the other TXT records of the name (RFC 7208 section 3.4).
 const maxText = 450
 
+// MaxIssues bounds how many issues of a kind are listed of one record: one of 64 KB
+// may have ten thousand.
+const MaxIssues = 500
+
 // Lint lists what is wrong or weak in a tree, in the order of the tree.
 func Lint(root *Node) []Issue {
-	l := &linter{root: root, seen: map[string]bool{}}
+	l := &linter{root: root, seen: map[string]bool{}, counted: map[kind]int{}}
 	root.Visit(l.node)
 	l.counts()
 	l.overlaps()
@@ -46,6 +50,8 @@ type linter struct {
 	root   *Node
 	issues []Issue
 	seen   map[string]bool // domains whose record was read
+	// counted are the issues of a kind, listed or not.
+	counted map[kind]int
 }
 
 func (l *linter) add(code string, n *Node, t *Term, format string, args ...any) {
@@ -53,7 +59,19 @@ func (l *linter) add(code string, n *Node, t *Term, format string, args ...any) 
 	if t != nil {
 		i.Pos, i.End = t.Pos, t.End
 	}
-	l.issues = append(l.issues, i)
+	l.list(i)
+}
+
+func (l *linter) list(i Issue) {
+	key := kind{i.Code, i.Node}
+	if l.counted[key]++; l.counted[key] <= MaxIssues {
+		l.issues = append(l.issues, i)
+	}
+}
+
+type kind struct {
+	code string
+	node *Node
 }
 
 func (l *linter) node(n *Node, depth int) {
@@ -73,7 +91,7 @@ func (l *linter) node(n *Node, depth int) {
 		return
 	}
 	for _, f := range r.Faults {
-		l.issues = append(l.issues, Issue{Code: "syntax", Node: n, Domain: n.Domain, Pos: f.Pos, End: f.End, Text: f.Text})
+		l.list(Issue{Code: "syntax", Node: n, Domain: n.Domain, Pos: f.Pos, End: f.End, Text: f.Text})
 	}
 	for _, s := range n.Steps {
 		l.step(n, s)
