@@ -73,6 +73,24 @@ func TestMigrationsAreAppliedOnRequestOnly(t *testing.T) {
 	}
 }
 
+// A file is made whole or not at all: what stopped in the middle of it leaves
+// nothing that a later start would take for a store of an older version.
+func TestNewFileIsMadeWhole(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "fluxly.db")
+	stops := append(slices.Clone(migrations), "SELECT nonsense FROM nowhere;")
+	if _, err := open(path, Config{}, stops); err == nil {
+		t.Fatal("a step that fails gives no error")
+	}
+	store, err := open(path, Config{}, append(slices.Clone(migrations), "CREATE TABLE later (id INTEGER) STRICT;"))
+	if err != nil {
+		t.Fatalf("the next start: %v", err)
+	}
+	if err := errors.Join(store.Check(t.Context()), store.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // When there is no room, the transaction is rolled back, and the store goes on
 // once there is room.
 func TestFullStore(t *testing.T) {

@@ -190,19 +190,24 @@ func (c *conn) prepareSchema(migrations []string, migrate bool) error {
 	case !migrate:
 		return refuse(c.path, ErrMigrate, nil, "its schema has version %d, this program needs %d; make a copy of the file, then call sqlite.Migrate or set Config.Migrate", version, want)
 	}
-	for v := version + 1; v <= want; v++ {
-		if err := c.migrate(migrations[v], v); err != nil {
-			return fmt.Errorf("migrate to version %d: %w", v, err)
-		}
-	}
-	return nil
+	return c.migrate(migrations, version)
 }
 
-// migrate takes one step, whole or not at all.
-func (c *conn) migrate(sql string, version int64) error {
-	err := c.db.Exec("BEGIN IMMEDIATE;" + sql +
-		"PRAGMA application_id = " + strconv.Itoa(applicationID) + ";" +
-		"PRAGMA user_version = " + strconv.FormatInt(version, 10) + "; COMMIT")
+// migrate takes all steps from a version to the newest, whole or not at all: a
+// program that is killed in between leaves a file that is as it was, a new one
+// empty. A new file that stopped at an old version would want a migration that
+// nobody asked for.
+func (c *conn) migrate(migrations []string, from int64) error {
+	err := c.db.Exec("BEGIN IMMEDIATE")
+	for v := from + 1; err == nil && v <= int64(newest(migrations)); v++ {
+		if err = c.db.Exec(migrations[v]); err != nil {
+			err = fmt.Errorf("migrate to version %d: %w", v, err)
+		}
+	}
+	if err == nil {
+		err = c.db.Exec("PRAGMA application_id = " + strconv.Itoa(applicationID) + ";" +
+			"PRAGMA user_version = " + strconv.Itoa(newest(migrations)) + "; COMMIT")
+	}
 	if err != nil && !c.db.GetAutocommit() {
 		_ = c.db.Exec("ROLLBACK")
 	}
