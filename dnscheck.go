@@ -29,7 +29,8 @@ type DomainCheck struct {
 	DKIMValue string
 	// Postmark is the domain as Postmark's API gives it. It replaces
 	// DKIMSelector and DKIMValue, and checks the pending and the revoked key
-	// of a rotation as well.
+	// of a rotation as well. The object of another domain is refused, and so
+	// is a ReturnPath beside it that says otherwise.
 	Postmark PostmarkDomain
 	// ReturnPath is the host that must be an alias of ReturnPathTarget.
 	// Defaults: "pm-bounces." and the domain; "pm.mtasv.net".
@@ -174,7 +175,7 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 		return nil, err
 	}
 	k.DMARCReports = local + "@" + host // records are ASCII
-	if err := k.dkimSettings(); err != nil {
+	if err := k.dkimSettings(c); err != nil {
 		return nil, err
 	}
 	for _, p := range k.Profiles {

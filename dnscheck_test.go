@@ -469,13 +469,26 @@ func TestCheckDomainNames(t *testing.T) {
 		{DMARCReports: "a%zz@acme.test"},
 		{DMARCReports: "a%2@acme.test"},
 		{Profiles: []DomainProfile{"nonsense"}},
+		{Postmark: PostmarkDomain{Name: "no name"}},
+		{Postmark: PostmarkDomain{Name: "other.test", ReturnPathDomain: "pm-bounces.other.test"}},
+		{Postmark: PostmarkDomain{ReturnPathDomain: "a.acme.test"}, ReturnPath: "b.acme.test"},
+		{Postmark: PostmarkDomain{ReturnPathDomainCNAMEValue: "a.mtasv.net"}, ReturnPathTarget: "b.mtasv.net"},
 	} {
 		if _, err := CheckDomain(t.Context(), "acme.test", c); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
-	if _, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DMARCReports: "a%25b@acme.test", Resolver: testClient(t, s), CacheOnly: true}); err != nil {
-		t.Error(err)
+	for _, c := range []DomainCheck{
+		{DMARCReports: "a%25b@acme.test"},
+		{
+			Postmark:   PostmarkDomain{Name: "ACME.test.", ReturnPathDomain: "a.acme.test", ReturnPathDomainCNAMEValue: "A.mtasv.net"},
+			ReturnPath: "A.acme.test.", ReturnPathTarget: "a.mtasv.net",
+		},
+	} {
+		c.Resolver, c.CacheOnly = testClient(t, s), true
+		if _, err := CheckDomain(t.Context(), "acme.test", c); err != nil {
+			t.Error(err)
+		}
 	}
 	var fe *FieldError
 	if _, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: "s", DKIMValue: "garbage"}); !errors.As(err, &fe) || fe.Field != "DKIMValue" {

@@ -55,21 +55,37 @@ type DKIMReport struct {
 type dkimTarget struct{ role, host, selector, domain, value string }
 
 // dkimSettings turns selector, value and the Postmark object into hosts, and
-// checks what was given before anything is asked.
-func (k *checker) dkimSettings() error {
-	if k.Postmark.ReturnPathDomain != "" {
-		host, err := domainName("Postmark.ReturnPathDomain", k.Postmark.ReturnPathDomain)
+// checks what was given, before anything is asked.
+func (k *checker) dkimSettings(given DomainCheck) error {
+	p := given.Postmark
+	if p.Name != "" {
+		name, err := domainName("Postmark.Name", p.Name)
 		if err != nil {
 			return err
 		}
-		k.ReturnPath = host
+		if name != k.domain {
+			return fieldErrorf("Postmark.Name", p.Name, "is another domain than the one to be checked, %q; give the object of that one", k.domain)
+		}
 	}
-	if k.Postmark.ReturnPathDomainCNAMEValue != "" {
-		host, err := domainName("Postmark.ReturnPathDomainCNAMEValue", k.Postmark.ReturnPathDomainCNAMEValue)
+	for _, f := range []struct {
+		field, value string
+		twice, other string // the setting that gives the same
+		dst          *string
+	}{
+		{"Postmark.ReturnPathDomain", p.ReturnPathDomain, "ReturnPath", given.ReturnPath, &k.ReturnPath},
+		{"Postmark.ReturnPathDomainCNAMEValue", p.ReturnPathDomainCNAMEValue, "ReturnPathTarget", given.ReturnPathTarget, &k.ReturnPathTarget},
+	} {
+		if f.value == "" {
+			continue
+		}
+		host, err := domainName(f.field, f.value)
 		if err != nil {
 			return err
 		}
-		k.ReturnPathTarget = host
+		if f.other != "" && *f.dst != host {
+			return fieldErrorf(f.twice, f.other, "is not what %s names, %q; leave it out, or mend the object", f.field, host)
+		}
+		*f.dst = host
 	}
 	_, err := k.dkimTargets()
 	return err

@@ -15,8 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/idna"
-
 	"github.com/getfluxly/fluxly"
 )
 
@@ -114,13 +112,6 @@ func dnscheck(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	if err := f.settle(); err != nil {
 		return fail(err)
 	}
-	if f.check.Postmark.Name != "" {
-		// Postmark's own object decides which domain it is about.
-		name, _, _ := strings.Cut(domains[0], "=")
-		if !sameDomain(f.check.Postmark.Name, name) {
-			return fail(fmt.Errorf("-postmark %s is about the domain %q, not about %q", f.postmark, f.check.Postmark.Name, name))
-		}
-	}
 	if f.watch != 0 {
 		return f.watchDomain(ctx, domains[0], stdout, stderr)
 	}
@@ -215,19 +206,6 @@ func sameSelector(a, b string) bool {
 	return strings.EqualFold(plain(a), plain(b))
 }
 
-// sameDomain compares two ways to write a domain. What is no domain name is left
-// for the check to refuse.
-func sameDomain(a, b string) bool {
-	plain := func(s string) string {
-		s = strings.TrimSuffix(strings.TrimSpace(s), ".")
-		if ascii, err := idna.Lookup.ToASCII(s); err == nil {
-			s = ascii
-		}
-		return strings.ToLower(s)
-	}
-	return plain(a) == plain(b)
-}
-
 // flagOf is the flag that gives a setting.
 var flagOf = map[string]string{
 	"DKIMSelector": "-selector", "DKIMValue": "-dkim", "ReturnPath": "-return-path", "SPFInclude": "-include", "DMARCReports": "-reports", "Profiles": "-profile",
@@ -297,9 +275,6 @@ func (f *dnscheckFlags) settle() error {
 	p := f.check.Postmark
 	if p.DKIMHost == "" && p.DKIMPendingHost == "" && p.ReturnPathDomain == "" {
 		return fmt.Errorf("-postmark %s holds none of the fields DKIMHost, DKIMPendingHost and ReturnPathDomain; give the body of GET /domains/{id}", f.postmark)
-	}
-	if p.ReturnPathDomain != "" && f.check.ReturnPath != "" {
-		return fmt.Errorf("-return-path %q and the ReturnPathDomain of -postmark %s do not go together", f.check.ReturnPath, f.postmark)
 	}
 	return nil
 }
