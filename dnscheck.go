@@ -373,7 +373,7 @@ func (k *checker) finish(ctx context.Context) {
 		}
 		return strings.Compare(a.Summary, b.Summary)
 	})
-	r.Findings = fewOfEach(k.findings)
+	r.Findings = fewOfEach(k.domain, k.findings)
 	r.Level = DomainOK
 	for _, name := range order {
 		a := DomainArea{Name: name, Level: DomainOK, Summary: k.notes[name]}
@@ -413,7 +413,7 @@ func (a *asker) log() []DomainQuery {
 		q := DomainQuery{Name: strings.TrimSuffix(k.name, "."), Type: k.typ, Server: k.server, Unchecked: k.unchecked}
 		select {
 		case <-c.done:
-			q.Found = c.reply.show()
+			q.Found = someOf(c.reply.show(), questionBytes)
 			switch c.reply.state {
 			case dnsFound:
 				q.Result = "found"

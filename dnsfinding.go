@@ -47,7 +47,8 @@ type DomainFinding struct {
 	// Area is "DKIM", "Return-Path", "SPF", "DMARC", "Alignment", "Mail
 	// host", "Zone" or the name of a profile.
 	Area string `json:"area"`
-	// Name and Type are what was asked; Found what was there, sorted.
+	// Name and Type are what was asked; Found what was there, sorted: the first
+	// 100 records, the long ones cut after 4,000 bytes.
 	Name  string   `json:"name,omitempty"`
 	Type  string   `json:"type,omitempty"`
 	Found []string `json:"found,omitempty"`
@@ -123,8 +124,9 @@ type DomainQuery struct {
 	Unchecked bool `json:"unchecked,omitempty"`
 	// Result is "found", "no such record", "no such name", "not found" or the
 	// reason why it could not be asked.
-	Result string   `json:"result"`
-	Found  []string `json:"found,omitempty"`
+	Result string `json:"result"`
+	// Found are the first 100 records, the long ones cut after 1,000 bytes.
+	Found []string `json:"found,omitempty"`
 }
 
 // add files a finding; level, area, reason and RFC come from the catalogue.
@@ -151,9 +153,30 @@ func (k *checker) add(code string, f DomainFinding) {
 	}
 	f.Name = strings.TrimSuffix(f.Name, ".")
 	f.Summary, f.Fix = plain(f.Summary), plain(f.Fix)
+	f.Found = someOf(f.Found, findingBytes)
 	k.mu.Lock()
 	k.findings = append(k.findings, f)
 	k.mu.Unlock()
+}
+
+// How much of a record is repeated in a finding, and in the list of questions.
+const (
+	findingBytes  = 4000
+	questionBytes = 1000
+)
+
+// someOf bounds what is repeated of other people's records.
+func someOf(found []string, most int) []string {
+	if len(found) > 100 {
+		found = found[:100:100]
+	}
+	if slices.ContainsFunc(found, func(s string) bool { return len(s) > most }) {
+		found = slices.Clone(found)
+		for i, s := range found {
+			found[i] = clip(s, most)
+		}
+	}
+	return found
 }
 
 // settlePublish makes the records to publish fit what stands at their names and
@@ -247,28 +270,42 @@ func (k *checker) unasked(code, what string, r dnsReply) {
 	})
 }
 
-// fewOfEach keeps the first findings of a kind at a name, and says how many more
-// there are: a record of 64 KB may have thousands of the same mistake.
-func fewOfEach(all []DomainFinding) []DomainFinding {
-	const few = 5
-	counts := map[[2]string]int{}
-	for _, f := range all {
-		counts[[2]string{f.Code, f.Name}]++
-	}
-	seen := map[[2]string]int{}
+// fewOfEach keeps the first findings of a kind at a name, and of a kind at all the
+// names outside of the domain, and says how many more there are: a record of 64 KB
+// may have thousands of the same mistake, and pull in forty such records.
+func fewOfEach(domain string, all []DomainFinding) []DomainFinding {
+	const few, fewElsewhere = 5, 25
+	type place struct{ code, name string }
+	here, elsewhere := map[place]int{}, map[string]int{} // those kept
+	lastHere, lastElsewhere := map[place]int{}, map[string]int{}
+	more, moreElsewhere := map[place]int{}, map[string]int{}
 	out := []DomainFinding{}
 	for _, f := range all {
-		key := [2]string{f.Code, f.Name}
-		seen[key]++
-		switch more := counts[key] - few; {
-		case seen[key] > few:
-			continue
-		case seen[key] == few && counts[key] >= spf.MaxIssues:
-			f.Summary += fmt.Sprintf(" There are at least %d more of this kind.", more)
-		case seen[key] == few && more > 0:
-			f.Summary += fmt.Sprintf(" There are %d more of this kind.", more)
+		at, other := place{f.Code, f.Name}, !inZone(dnsmsg.Canonical(f.Name), domain)
+		switch {
+		case here[at] < few && (!other || elsewhere[f.Code] < fewElsewhere):
+			here[at]++
+			lastHere[at] = len(out)
+			if other {
+				elsewhere[f.Code]++
+				lastElsewhere[f.Code] = len(out)
+			}
+			out = append(out, f)
+		case here[at] > 0:
+			more[at]++
+		default:
+			moreElsewhere[f.Code]++
 		}
-		out = append(out, f)
+	}
+	for at, n := range more {
+		least := ""
+		if here[at]+n >= spf.MaxIssues {
+			least = "at least "
+		}
+		out[lastHere[at]].Summary += fmt.Sprintf(" There are %s%d more of this kind.", least, n)
+	}
+	for code, n := range moreElsewhere {
+		out[lastElsewhere[code]].Summary += fmt.Sprintf(" There are %d more of this kind at other names.", n)
 	}
 	return out
 }

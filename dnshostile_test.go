@@ -65,6 +65,8 @@ func TestCheckDomainHostileRecords(t *testing.T) {
 		{"eleven mail hosts", one("v=spf1 mx:many.test -all") + hosts.String(), []string{"fail spf_too_many_mx"}},
 		{"three void look-ups", one("v=spf1 a:x.test mx:y.test exists:z.test -all"), []string{"fail spf_too_many_voids", "warn spf_void_term"}},
 		{"two void look-ups", one("v=spf1 a:x.test mx:y.test -all"), []string{"warn spf_many_voids", "warn spf_void_term"}},
+		{"names for each mail", one("v=spf1 exists:%{i}.x.test exists:%{i}.y.test a:%{l}.z.test -all"), []string{"warn spf_possible_voids"}},
+		{"two names for each mail", one("v=spf1 exists:%{i}.x.test exists:%{i}.y.test -all"), nil},
 		{"everybody", one("v=spf1 +all"), []string{"fail spf_pass_all"}},
 		{"half of the internet", one("v=spf1 ip4:0.0.0.0/1 ip6:2000::/3 -all"), []string{"fail spf_wide_network"}},
 		{"ptr", one("v=spf1 ptr -all"), []string{"warn spf_ptr"}},
@@ -97,10 +99,94 @@ func TestCheckDomainHostileRecords(t *testing.T) {
 				t.Errorf("%d questions", n)
 			}
 			data, err := json.Marshal(r)
-			if err != nil || len(data) > 4<<20 || len(r.Text()) > 1<<20 {
+			if err != nil || len(data) > 200<<10 || len(r.Text()) > 50<<10 {
 				t.Errorf("%v, a report of %d bytes, %d as JSON", err, len(r.Text()), len(data))
 			}
 		})
+	}
+}
+
+// Thirty records of 51 KB are not listed whole, and what is left out is said;
+// all that costs look-ups is there.
+func TestCheckDomainHostileTree(t *testing.T) {
+	t.Parallel()
+	var zone strings.Builder
+	top := "v=spf1"
+	for i := range 30 {
+		top += fmt.Sprintf(" include:i%d.test", i)
+		fmt.Fprintf(&zone, "i%d.test TXT%s\n", i, quoted("v=spf1 "+strings.Repeat("moo:x% ", 7300)+"-all"))
+	}
+	r := checkZoneText(t, zone.String()+"acme.test TXT"+quoted(top+" ip4:192.0.2.1 -all")+"\n", DomainCheck{CacheOnly: true})
+	data, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var page strings.Builder
+	if err := r.WriteHTML(&page); err != nil {
+		t.Fatal(err)
+	}
+	for form, n := range map[string]int{"JSON": len(data), "text": len(r.Text()), "HTML": page.Len()} {
+		if n > 200<<10 {
+			t.Errorf("%s of %d bytes", form, n)
+		}
+	}
+	tree := r.SPF.Tree
+	if tree.Omitted != 0 || len(tree.Terms) != 32 || tree.Lookups != 30 || r.SPF.Complete {
+		t.Errorf("%d terms and %d omitted, %d look-ups, complete %v", len(tree.Terms), tree.Omitted, tree.Lookups, r.SPF.Complete)
+	}
+	read, listed := 0, 0
+	for i, term := range tree.Terms[:30] {
+		n := term.Tree
+		if n == nil || n.State != term.State || n.State != "ok" && n.State != "skipped" {
+			t.Fatalf("term %d: %+v", i, term)
+		}
+		listed += len(n.Terms)
+		if n.State == "ok" {
+			read++
+			if len(n.Terms)+n.Omitted != 7301 || n.Omitted == 0 || len(n.Record) > 2000 {
+				t.Errorf("term %d: %d terms, %d omitted, %d bytes of record", i, len(n.Terms), n.Omitted, len(n.Record))
+			}
+		}
+	}
+	if read == 0 || read > 6 || listed > 1000 {
+		t.Errorf("%d records were read, %d terms are listed", read, listed)
+	}
+	for form, text := range map[string]string{"text": r.Text(), "HTML": page.String()} {
+		if !strings.Contains(text, "more terms, which are counted all the same") || !strings.Contains(text, "not followed any more") {
+			t.Errorf("the %s does not say what is left out", form)
+		}
+	}
+}
+
+// Findings of one kind are few at each name, and fewer than there are names
+// elsewhere; those at the domain itself are not pushed out.
+func TestFewOfEach(t *testing.T) {
+	t.Parallel()
+	var all []DomainFinding
+	for i := range 100 {
+		for range 3 {
+			all = append(all, DomainFinding{Code: "spf_syntax", Name: fmt.Sprintf("a%d.test", i), Summary: "X."})
+		}
+	}
+	for range 7 {
+		all = append(all, DomainFinding{Code: "spf_syntax", Name: "sub.acme.test", Summary: "X."}, DomainFinding{Code: "spf_ptr", Name: "b.test", Summary: "X."})
+	}
+	got := map[string]int{}
+	for _, f := range fewOfEach("acme.test", all) {
+		place := f.Name
+		if strings.HasPrefix(place, "a") {
+			place = "elsewhere"
+		}
+		got[f.Code+" "+place+": "+f.Summary]++
+	}
+	want := map[string]int{
+		// 8 names have all of theirs, a ninth one.
+		"spf_syntax elsewhere: X.": 24, "spf_syntax elsewhere: X. There are 2 more of this kind. There are 273 more of this kind at other names.": 1,
+		"spf_syntax sub.acme.test: X.": 4, "spf_syntax sub.acme.test: X. There are 2 more of this kind.": 1,
+		"spf_ptr b.test: X.": 4, "spf_ptr b.test: X. There are 2 more of this kind.": 1,
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
 	}
 }
 

@@ -45,7 +45,7 @@ type htmlFinding struct {
 func (f htmlFinding) Rest() []string {
 	return slices.DeleteFunc(slices.Clone(f.Found), func(v string) bool {
 		return slices.ContainsFunc(f.Records, func(p htmlRecord) bool {
-			return p.Same == 0 && slices.ContainsFunc(p.Replaces, func(o ReplacedRecord) bool { return o.Value == v })
+			return p.Same == 0 && slices.ContainsFunc(p.Replaces, func(o ReplacedRecord) bool { return clip(o.Value, findingBytes) == v })
 		})
 	})
 }
@@ -99,7 +99,7 @@ func (h htmlReport) Step() htmlRecord { return htmlRecord{h.DMARC.Next.Publish, 
 
 var domainPage = sync.OnceValue(func() *template.Template {
 	return template.Must(template.New("report").Funcs(template.FuncMap{
-		"state": spfStateText, "lookups": lookupText, "printable": printable, "label": levelWord,
+		"state": spfStateText, "lookups": lookupText, "omitted": omittedText, "printable": printable, "label": levelWord,
 	}).Parse(domainPageText))
 })
 
@@ -157,5 +157,5 @@ dt{font-weight:600}dd{margin:0 0 .5rem}
 <p class="small">{{.Code}}{{with .RFC}}, {{.}}{{end}}</p></div>
 {{end}}
 {{define "record"}}{{if .Same}}<p>The record is that of {{.Same}}.</p>{{else}}<div class="publish"><p><b>{{.Title}}</b></p><table><tr><td>Type</td><td><code>{{.Type}}</code></td></tr><tr><td>Host</td><td><code>{{.Name}}</code> <span class="small">{{.Panel}}</span></td></tr><tr><td>Value</td><td><code>{{.Entered}}</code></td></tr>{{$type := .Type}}{{range .Replaces}}<tr><td>{{if eq .Type $type}}Old{{else}}Delete{{end}}</td><td><code>{{if ne .Type $type}}{{.Type}} {{end}}{{printable .Value}}</code></td></tr>{{end}}</table></div>{{end}}{{end}}
-{{define "terms"}}<ul>{{range .Terms}}<li><span class="cost{{if eq .Lookups 0}} zero{{end}}">{{.Lookups}}</span> <code>{{printable .Text}}</code>{{if ne .State "ok"}} <span class="small">{{state .State}}</span>{{end}}{{with .Tree}}{{if .Terms}}{{template "terms" .}}{{end}}{{end}}</li>{{end}}</ul>{{end}}
+{{define "terms"}}<ul>{{range .Terms}}<li><span class="cost{{if eq .Lookups 0}} zero{{end}}">{{.Lookups}}</span> <code>{{printable .Text}}</code>{{if ne .State "ok"}} <span class="small">{{state .State}}</span>{{end}}{{with .Tree}}{{if .Terms}}{{template "terms" .}}{{end}}{{end}}</li>{{end}}{{with .Omitted}}<li class="small">{{omitted .}}</li>{{end}}</ul>{{end}}
 `

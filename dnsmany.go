@@ -304,7 +304,7 @@ type findingKey struct{ code, name, subject string }
 // What may differ between two findings about the same thing.
 var (
 	loneNumber = regexp.MustCompile(`(^|[ (])[0-9]+($|[ .,;:)])`)
-	addedWords = regexp.MustCompile(` There are [0-9]+ more of this kind\.| So says [^ ]+; the zone's servers disagree\.`)
+	addedWords = regexp.MustCompile(` There are (at least )?[0-9]+ more of this kind( at other names)?\.| So says [^ ]+; the zone's servers disagree\.`)
 )
 
 // keyOf tells findings of one code at one name apart by what they are about,

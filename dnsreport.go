@@ -161,55 +161,6 @@ func printable(s string) string {
 	return clip(q, 1200)
 }
 
-func writeTree(b *strings.Builder, n *SPFNode, in string) {
-	fmt.Fprintf(b, "%s%s: %s\n", in, printable(n.Domain), lookupText(n.Lookups))
-	for _, t := range n.Terms {
-		if t.Lookups == 0 && t.State == "ok" {
-			continue
-		}
-		b.WriteString(in + "  " + printable(t.Text))
-		if t.Lookups > 0 {
-			b.WriteString("  " + strconv.Itoa(t.Lookups))
-		}
-		if t.State != "ok" {
-			b.WriteString("  (" + spfStateText(t.State) + ")")
-		}
-		b.WriteByte('\n')
-		if t.Tree != nil && len(t.Tree.Terms) > 0 {
-			writeTree(b, t.Tree, in+"    ")
-		}
-	}
-}
-
-func lookupText(n int) string {
-	if n == 1 {
-		return "1 look-up"
-	}
-	return strconv.Itoa(n) + " look-ups"
-}
-
-func spfStateText(state string) string {
-	switch state {
-	case "none":
-		return "finds nothing"
-	case "unknown":
-		return "could not be asked"
-	case "sender":
-		return "the name depends on each mail"
-	case "skipped":
-		return "not followed any more"
-	case "loop":
-		return "leads back to itself"
-	case "multiple":
-		return "several SPF records"
-	case "dead":
-		return "never looked at"
-	case "bad":
-		return "breaks the grammar"
-	}
-	return state
-}
-
 // Zone writes the records to publish as lines of a zone file, with what they
 // replace as comments. Records that are only offers are commented out.
 func (r *DomainReport) Zone() string {

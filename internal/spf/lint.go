@@ -24,10 +24,6 @@ type Issue struct {
 // reply with the other TXT records of the name (RFC 7208 section 3.4).
 const maxText = 450
 
-// MaxIssues bounds how many issues of a kind are listed of one record: one of 64 KB
-// may have ten thousand.
-const MaxIssues = 500
-
 // Lint lists what is wrong or weak in a tree, in the order of the tree.
 func Lint(root *Node) []Issue {
 	l := &linter{root: root, seen: map[string]bool{}, counted: map[kind]int{}}
@@ -206,6 +202,9 @@ func (l *linter) counts() {
 		l.add("too_many_voids", n, nil, "%s%d look-ups find nothing; over %d a check may end in a permanent error", least, n.Voids, MaxVoids)
 	case n.Voids == MaxVoids:
 		l.add("many_voids", n, nil, "%s%d look-ups find nothing, which is the most allowed", least, n.Voids)
+	}
+	if most := n.MostVoids(); n.Voids <= MaxVoids && most > MaxVoids {
+		l.add("possible_voids", n, nil, "up to %d look-ups find nothing, because the names that they ask for are made for each mail; over %d a check may end in a permanent error", most, MaxVoids)
 	}
 }
 

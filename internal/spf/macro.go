@@ -188,9 +188,9 @@ type Identity struct {
 	origin string // where the walk began
 }
 
-// expand replaces the macros of a domain-spec. ok is false when it needs a
+// Expand replaces the macros of a domain-spec. ok is false when it needs a
 // part of the identity that is not known.
-func (id Identity) expand(s, domain string) (out string, ok bool) {
+func (id Identity) Expand(s, domain string) (out string, ok bool) {
 	if strings.IndexByte(s, '%') < 0 {
 		return s, true
 	}

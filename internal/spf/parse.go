@@ -44,11 +44,15 @@ type Fault struct {
 	Text string
 }
 
+// MaxIssues bounds how many issues of a kind are listed of one record: one of 64 KB
+// may have ten thousand.
+const MaxIssues = 500
+
 // Record is a parsed record.
 type Record struct {
 	Text   string
 	Terms  []Term
-	Faults []Fault
+	Faults []Fault // the first MaxIssues
 }
 
 // Is reports whether s is an SPF record by its version section (RFC 7208
@@ -108,6 +112,9 @@ func (r *Record) once(name string) {
 }
 
 func (r *Record) fault(pos, end int, code, text string) {
+	if len(r.Faults) == MaxIssues {
+		return
+	}
 	r.Faults = append(r.Faults, Fault{pos, end, code, text})
 }
 

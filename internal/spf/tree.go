@@ -41,7 +41,7 @@ const (
 	Multiple State = "multiple" // more than one
 	Unasked  State = "unknown"  // could not be asked
 	Loop     State = "loop"     // the name is being read already
-	Skipped  State = "skipped"  // not read: the tree is far over its limit
+	Skipped  State = "skipped"  // not read: the tree is far too large
 	Sender   State = "sender"   // the name depends on the mail
 )
 
@@ -91,6 +91,10 @@ const (
 // the cost sits, and no more.
 const maxAsked = 40
 
+// maxRead is how many bytes of records a walk reads: some hundred records of the
+// usual size, and five of the largest.
+const maxRead = 256 << 10
+
 // Walk reads the record at domain and all that it pulls in. Every term counts,
 // on all paths, because which ones are reached depends on the mail.
 func Walk(ctx context.Context, src Source, domain string, id Identity) *Node {
@@ -129,6 +133,7 @@ type walk struct {
 	src   Source
 	id    Identity
 	asked int
+	bytes int // of the records that were read
 	next  []task
 }
 
@@ -169,6 +174,11 @@ func (w *walk) read(n *Node) {
 			case 0:
 				n.State = None
 			case 1:
+				if w.bytes >= maxRead {
+					n.State = Skipped
+					return
+				}
+				w.bytes += len(n.Texts[0])
 				n.State = OK
 				n.Record = Parse(n.Texts[0])
 				w.steps(n)
@@ -195,7 +205,7 @@ func (w *walk) steps(n *Node) {
 		}
 		target, known := n.Domain, true
 		if t.HasValue {
-			target, known = w.id.expand(t.Value, n.Domain)
+			target, known = w.id.Expand(t.Value, n.Domain)
 		}
 		if !known {
 			s.State = Sender
@@ -315,6 +325,20 @@ func (n *Node) sum() {
 	}
 }
 
+// MostVoids counts with the voids the terms whose names depend on the mail: for
+// most mails exists:%{i}.list.example finds nothing.
+func (n *Node) MostVoids() (voids int) {
+	voids = n.Voids
+	n.Visit(func(n *Node, _ int) {
+		for _, s := range n.Steps {
+			if s.State == Sender && !s.pulls() {
+				voids++
+			}
+		}
+	})
+	return voids
+}
+
 // Complete reports whether the whole tree could be read, so that the counts
 // are final and not a lower bound.
 func (n *Node) Complete() bool { return n.Gap() == "" }
@@ -334,8 +358,12 @@ func (s *Step) pulls() bool {
 }
 
 func (n *Node) gap(counts func(*Step) bool) string {
-	if n.State == Unasked {
+	const notAll = "not all of what the record pulls in was read"
+	switch n.State {
+	case Unasked:
 		return n.Domain + " could not be asked for its SPF record"
+	case Skipped:
+		return notAll
 	}
 	for _, s := range n.Steps {
 		switch {
@@ -347,7 +375,7 @@ func (n *Node) gap(counts func(*Step) bool) string {
 		case s.State == Unasked:
 			return s.Target + " could not be asked for its " + want(s.Term) + " record"
 		case s.State == Skipped:
-			return "not all of what the record pulls in was read"
+			return notAll
 		case s.State == Sender && s.pulls():
 			return strconv.Quote(s.Term.Text) + " pulls in another record for each mail"
 		}
