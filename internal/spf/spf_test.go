@@ -442,7 +442,7 @@ func checkMerge(t *testing.T, texts []string) {
 		}
 	}
 	if len(texts) > 1 { // what was dead or alone may add up in one record
-		for _, code := range []string{"too_many_voids", "many_voids", "too_many_lookups", "void_term", "covered_network"} {
+		for _, code := range []string{"too_many_voids", "many_voids", "possible_voids", "too_many_lookups", "void_term", "covered_network"} {
 			old[code] = true
 		}
 	}
