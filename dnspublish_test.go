@@ -235,7 +235,7 @@ func TestMendSPFAfterAll(t *testing.T) {
 		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted(text)), DomainCheck{})
 		for _, code := range want {
 			f := finding(t, r, code)
-			if !strings.Contains(f.Fix, `stand after "all"`) && !strings.Contains(f.Fix, `stands after "all"`) {
+			if !strings.Contains(f.Fix, `"all" keeps from being looked at`) {
 				t.Errorf("%q: %s: %s", text, code, f.Fix)
 			}
 			if len(f.Publish) != 1 || strings.Contains(f.Publish[0].Value, "192.0.2.2") || strings.Contains(f.Publish[0].Value, "include") {

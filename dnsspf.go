@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/getfluxly/fluxly/internal/dnsmsg"
 	"github.com/getfluxly/fluxly/internal/spf"
@@ -79,7 +80,7 @@ func (k *checker) checkSPF(ctx context.Context) {
 	}
 	rep.Records, rep.Lookups, rep.Voids, rep.Complete = tree.Texts, tree.Lookups, tree.Voids, tree.Complete()
 	rep.Tree = publicTree(tree)
-	k.spfTexts(apex, tree.State != spf.None)
+	k.spfTexts(ctx, apex, tree.State != spf.None)
 	switch tree.State {
 	case spf.None:
 		rep.State = "missing"
@@ -92,16 +93,17 @@ func (k *checker) checkSPF(ctx context.Context) {
 		rep.State = "ok"
 		rep.Include = k.includeState(tree)
 		issues := spf.Lint(tree)
-		mended, note := k.spfMended(ctx, apex, tree, issues)
-		if k.spfLint(tree, issues, mended, note) {
+		mended := k.spfMended(ctx, apex, tree, issues)
+		if k.spfLint(tree, issues, mended) {
 			rep.State = "broken"
 		}
 		// An offer touches nothing else, unless that would undo a correction
 		// without which a sender is not named.
-		if !slices.ContainsFunc(issues, func(i spf.Issue) bool { return i.Code == "ignored_term" && ownIssue(tree, i) }) {
-			mended = ""
+		corrected := ""
+		if slices.ContainsFunc(issues, func(i spf.Issue) bool { return i.Code == "ignored_term" && ownIssue(tree, i) }) {
+			corrected = mended.text
 		}
-		k.spfInclude(ctx, &rep, tree, issues, mended)
+		k.spfInclude(ctx, &rep, tree, issues, corrected)
 		if rep.State == "ok" {
 			k.note("SPF", k.spfCost(tree))
 		}
@@ -134,7 +136,7 @@ func (k *checker) spfCost(tree *spf.Node) string {
 
 // spfTexts looks at the TXT records that are not SPF but were meant to be, and
 // at the size of the set.
-func (k *checker) spfTexts(apex dnsReply, others bool) {
+func (k *checker) spfTexts(ctx context.Context, apex dnsReply, others bool) {
 	size := apex.size
 	for _, t := range apex.texts() {
 		if apex.size == 0 {
@@ -156,9 +158,9 @@ func (k *checker) spfTexts(apex dnsReply, others bool) {
 			}
 			if !others {
 				f.Fix = "Correct or delete it."
-				if text, note := mendNearSPF(t); text != "" {
-					f.Fix = "Replace it by the record below." + note
-					f.Publish = []DomainRecord{txtRecord(k.domain, text, t)}
+				if m, ok := mendNearSPF(t); ok && k.spfSound(ctx, m.Text) {
+					f.Fix = "Replace it by the record below." + mendingNote(m)
+					f.Publish = []DomainRecord{txtRecord(k.domain, m.Text, t)}
 				}
 			}
 			k.add("spf_near_miss", f)
@@ -196,7 +198,7 @@ func nearSPF(s string) string {
 	}
 	// Letters of other alphabets that look the same.
 	head, _, _ := strings.Cut(t, " ")
-	if runes := []rune(head); len(runes) == 6 && len(head) > 6 {
+	if runes := []rune(head); len(runes) == 6 && len(head) > 6 && strings.ContainsRune("=\uff1d", runes[1]) && strings.ContainsRune("1\uff11", runes[5]) {
 		for i, c := range runes {
 			if c < 0x80 && c|0x20 != rune("v=spf1"[i])|0x20 {
 				return ""
@@ -207,10 +209,10 @@ func nearSPF(s string) string {
 	return ""
 }
 
-// spfLint files what the linter says, with the mended record where there is
-// one and a note on it; it reports whether one of it makes the record a
+// spfLint files what the linter says, with the mended record for what that
+// corrects; it reports whether one of it makes the record a
 // permanent error.
-func (k *checker) spfLint(tree *spf.Node, issues []spf.Issue, mended, note string) (broken bool) {
+func (k *checker) spfLint(tree *spf.Node, issues []spf.Issue, mended spfMending) (broken bool) {
 	for _, i := range issues {
 		code := "spf_" + i.Code
 		if findingCatalogue[code].level == DomainFail && i.Code != "pass_all" && i.Code != "wide_network" {
@@ -224,7 +226,8 @@ func (k *checker) spfLint(tree *spf.Node, issues []spf.Issue, mended, note strin
 			}
 		}
 		if i.End > 0 && i.Code == "syntax" {
-			f.Summary = fmt.Sprintf("The SPF record of %s has a mistake at character %d: %s.", i.Domain, i.Pos+1, i.Text)
+			at := utf8.RuneCountInString(i.Record().Text[:i.Pos]) + 1
+			f.Summary = fmt.Sprintf("The SPF record of %s has a mistake at character %d: %s.", i.Domain, at, i.Text)
 		}
 		if i.Record() != tree.Record && f.Fix != "" && i.Code != "too_many_lookups" {
 			f.Fix += " The record belongs to " + i.Domain + "; if that is not yours, tell its owner or take its include out."
@@ -235,12 +238,12 @@ func (k *checker) spfLint(tree *spf.Node, issues []spf.Issue, mended, note strin
 		if i.Code == "unasked" && k.includeState(tree) == "unknown" {
 			f.Fix += " Until then it is not known whether the record includes " + k.SPFInclude + "."
 		}
-		if mended != "" && mendable[i.Code] && ownIssue(tree, i) {
-			f.Publish = []DomainRecord{txtRecord(k.domain, mended, tree.Texts...)}
+		if mended.text != "" && ownIssue(tree, i) && !mended.remains[faultOf(i)] {
+			f.Publish = []DomainRecord{txtRecord(k.domain, mended.text, tree.Texts...)}
 			if i.Code == "after_all" {
-				f.Fix = "Publish the record below." + note
+				f.Fix = "Publish the record below." + mended.note
 			} else {
-				f.Fix += " The record to publish has it corrected." + note
+				f.Fix += " The record to publish has it corrected." + mended.note
 			}
 		}
 		k.add(code, f)
@@ -300,6 +303,9 @@ func (k *checker) spfMissing(ctx context.Context, rep *SPFReport) {
 			for i := range publish {
 				publish[i] = txtRecord(k.domain, softAll(publish[i].Value))
 			}
+			if len(publish) > 0 && !k.spfSound(ctx, publish[0].Value) {
+				publish = nil
+			}
 			k.add("spf_wrong_host", DomainFinding{
 				Name: host, Type: "TXT", Found: r.show(),
 				Summary: "An SPF record stands at " + host + ", but receivers look at " + k.domain + " itself.",
@@ -316,7 +322,7 @@ func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Nod
 		Summary: fmt.Sprintf("There are %d SPF records at %s; receivers then use none of them.", len(tree.Texts), k.domain),
 		Fix:     "Replace them all by one record.",
 	}
-	m, ok := spf.Propose(tree.Texts, k.SPFInclude)
+	m, ok := spf.Join(tree.Texts)
 	if ok {
 		switch why, gap := k.tryProposal(ctx, m.Text, nil, 0); {
 		case why != "":
@@ -325,8 +331,16 @@ func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Nod
 			f.Fix += " No joined record is proposed, because what it would cost is not known: " + gap + "."
 		default:
 			rep.Proposal = m.Text
+			if with, ok := spf.Propose(tree.Texts, k.SPFInclude); ok {
+				if why, gap := k.tryProposal(ctx, with.Text, nil, 0); why == "" && gap == "" {
+					rep.Proposal = with.Text
+				}
+			}
 			f.Publish = []DomainRecord{txtRecord(k.domain, m.Text, tree.Texts...)}
 			f.Fix = "Replace them all by the one record below, after a look at whether each sender in it is still yours."
+			if slices.ContainsFunc(tree.Texts, func(t string) bool { all := spf.Parse(t).All(); return all != nil && all.Qualifier == '+' }) {
+				f.Fix += " It does not end in +all as one of them does: that lets every machine in the world send as this domain."
+			}
 		}
 	} else if m.Review != "" {
 		f.Fix += " No joined record is proposed: " + m.Review + "."
@@ -349,7 +363,7 @@ func (k *checker) includeState(tree *spf.Node) string {
 	return "absent"
 }
 
-func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node, issues []spf.Issue, mended string) {
+func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node, issues []spf.Issue, corrected string) {
 	switch rep.Include {
 	case "present", "unknown":
 		return
@@ -373,8 +387,8 @@ func (k *checker) spfInclude(ctx context.Context, rep *SPFReport, tree *spf.Node
 		Summary: "The SPF record does not include " + k.SPFInclude + ". Mail through Postmark does not need it.",
 	}
 	texts, also := tree.Texts, ""
-	if mended != "" {
-		texts, also = []string{mended}, ", but for the correction above"
+	if corrected != "" {
+		texts, also = []string{corrected}, ", but for the correction above"
 	}
 	m, ok := spf.Propose(texts, k.SPFInclude)
 	all := tree.Record.All()
@@ -435,23 +449,34 @@ func (k *checker) tryProposal(ctx context.Context, text string, before []spf.Iss
 	return why, tree.Gap()
 }
 
+// spfFault is one thing that is wrong: the same kind of fault at another host, or
+// in another term, is another one.
+type spfFault struct{ code, domain, term string }
+
+func faultOf(i spf.Issue) spfFault {
+	f := spfFault{code: i.Code, domain: strings.ToLower(i.Domain)}
+	switch r := i.Record(); {
+	case i.Code == "loop":
+		f.term = i.Text // by way of whom
+	case r != nil:
+		f.term = r.Text[i.Pos:i.End]
+	}
+	return f
+}
+
+func spfFaults(issues []spf.Issue) map[spfFault]bool {
+	out := map[spfFault]bool{}
+	for _, i := range issues {
+		out[faultOf(i)] = true
+	}
+	return out
+}
+
 // newFault gives the first fault of a tree that is not there before.
 func newFault(tree *spf.Node, before []spf.Issue) (why string) {
-	// The same kind of fault at another host, or in another term, is a new one.
-	type fault struct{ code, domain, term string }
-	of := func(i spf.Issue) fault {
-		f := fault{code: i.Code, domain: strings.ToLower(i.Domain)}
-		if r := i.Record(); r != nil {
-			f.term = r.Text[i.Pos:i.End]
-		}
-		return f
-	}
-	old := map[fault]bool{}
-	for _, i := range before {
-		old[of(i)] = true
-	}
+	old := spfFaults(before)
 	for _, i := range spf.Lint(tree) {
-		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[of(i)] {
+		if findingCatalogue["spf_"+i.Code].level == DomainFail && !old[faultOf(i)] {
 			return i.Text
 		}
 	}

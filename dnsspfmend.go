@@ -6,54 +6,80 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/getfluxly/fluxly/internal/spf"
 )
 
-// spfMended is the one record to publish in place of a faulty one, whatever
-// the number of its faults; "" when a person has to write it. note is what
-// whoever publishes it must know.
-func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node, issues []spf.Issue) (text, note string) {
-	text, cut := k.spfSplit(apex, tree)
+// spfMending is the one record to publish in place of a faulty one, whatever the
+// number of its faults.
+type spfMending struct {
+	text string // "" when a person has to write it
+	note string // what whoever publishes it must know
+	// remains are the faults that it has, too.
+	remains map[spfFault]bool
+}
+
+func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node, issues []spf.Issue) (none spfMending) {
+	from := tree
+	split, cut := k.spfSplit(ctx, apex, tree, issues)
 	if cut {
-		return "", "" // who stood in the lost part is not known
+		return none // who stood in the lost part is not known
 	}
-	if text == "" {
-		var left []string
-		var ok bool
-		if text, left, ok = spf.Mend(tree); !ok {
-			return "", ""
-		}
-		note = leftOut(left)
-		text = k.mendOn(ctx, text)
+	if split != "" {
+		from = k.walkAs(ctx, split)
+	}
+	m, ok := spf.Mend(from)
+	if ok {
+		m, ok = k.mendOn(ctx, m, from)
+	}
+	if !ok || !m.Changed && split == "" {
+		return none
 	}
 	// A record that costs too much may go on doing so: senders have to go,
 	// and which ones is not for a program to say.
-	after, limit := k.walkAs(ctx, text), max(tree.Lookups, spf.MaxLookups)
+	after, limit := k.walkAs(ctx, m.Text), max(tree.Lookups, spf.MaxLookups)
 	if !after.Complete() && len(tree.Record.Faults) == 0 {
 		limit = tree.Lookups // what is not known may cost the rest
 	}
 	if newFault(after, issues) != "" || after.Lookups > limit {
-		return "", ""
+		return none
 	}
-	return text, note
+	return spfMending{m.Text, mendingNote(m), spfFaults(spf.Lint(after))}
 }
 
 // mendOn mends what a mended text has left: terms that only now can be read may
-// lead nowhere.
-func (k *checker) mendOn(ctx context.Context, text string) string {
+// lead nowhere. Then they were perhaps not meant so, and ok is false.
+func (k *checker) mendOn(ctx context.Context, m spf.Mending, tree *spf.Node) (_ spf.Mending, ok bool) {
 	for range 3 {
-		more, _, ok := spf.Mend(k.walkAs(ctx, text))
+		more, ok := spf.Mend(k.walkAs(ctx, m.Text))
 		if !ok {
+			return m, false
+		}
+		if !more.Changed {
 			break
 		}
-		text = more
+		for _, gone := range more.Gone {
+			if !slices.ContainsFunc(tree.Steps, func(s *spf.Step) bool { return s.Term.Text == gone && !s.Term.Bad }) {
+				return m, false
+			}
+		}
+		m.Text, m.Softened = more.Text, m.Softened || more.Softened
 	}
-	return text
+	return m, true
 }
 
-// leftOut speaks of the terms that a mended record leaves out because they
-// stand after "all".
+// mendingNote says what of a record is not in the mended one.
+func mendingNote(m spf.Mending) string {
+	note := leftOut(m.Unreached)
+	if m.Softened {
+		note += " It ends in ~all and not in -all, because no term is left that names a sender, and -all would have all mail of the domain refused."
+	}
+	return note
+}
+
+// leftOut speaks of the terms that a mended record leaves out because "all" keeps
+// them from being looked at.
 func leftOut(terms []string) string {
 	if len(terms) == 0 {
 		return ""
@@ -66,17 +92,16 @@ func leftOut(terms []string) string {
 	if more := len(terms) - few; more > 0 {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
+	note := " It leaves out " + strings.Join(names, ", ")
 	if len(terms) == 1 {
-		return " It leaves out " + names[0] + ", which stands after \"all\" and counts for nobody today; put it before \"all\" if it is a sender of yours."
+		note += ", which \"all\" keeps from being looked at, so it counts for nobody today; put it before \"all\" if it is a sender of yours"
+	} else {
+		note += ", which \"all\" keeps from being looked at, so they count for nobody today; put before \"all\" those that are senders of yours"
 	}
-	return " It leaves out " + strings.Join(names, ", ") + ", which stand after \"all\" and count for nobody today; put before \"all\" those that are senders of yours."
-}
-
-// mendable are the linter's codes about which spf.Mend does something.
-var mendable = map[string]bool{
-	"syntax": true, "loop": true, "target_missing": true, "too_many_voids": true, "many_voids": true, "void_term": true,
-	"pass_all": true, "repeated_version": true, "neutral_all": true, "no_all": true, "after_all": true, "dead_redirect": true,
-	"same_include": true, "ignored_term": true,
+	if slices.ContainsFunc(terms, func(t string) bool { return strings.Contains(t, "redirect=") || strings.Contains(t, "REDIRECT=") }) {
+		note += " (a redirect= as an include:)"
+	}
+	return note + "."
 }
 
 // ownIssue: the fault lies in the domain's own record, or right where it
@@ -92,7 +117,7 @@ func ownIssue(tree *spf.Node, i spf.Issue) bool {
 // to be joined by a blank, and a record that ends at the 255 bytes that one
 // string can hold (RFC 1035 section 3.3.14). It returns the record with the
 // blanks put in, and whether one was cut.
-func (k *checker) spfSplit(apex dnsReply, tree *spf.Node) (text string, cut bool) {
+func (k *checker) spfSplit(ctx context.Context, apex dnsReply, tree *spf.Node, issues []spf.Issue) (text string, cut bool) {
 	if tree.Record == nil {
 		return "", false
 	}
@@ -109,19 +134,31 @@ func (k *checker) spfSplit(apex dnsReply, tree *spf.Node) (text string, cut bool
 				Fix:     "Enter the whole record again, in quoted parts of at most 255 characters each: \"first part \" \"second part\". A blank between two terms must stand inside the quotes.",
 			})
 		}
-		bad := len(tree.Record.Faults) > 0
-		tree.Visit(func(n *spf.Node, depth int) { bad = bad || depth == 1 && n.State == spf.None })
-		if joined := strings.Join(rec.Strings, " "); bad && len(rec.Strings) > 1 && joined != text {
-			if fixed := oneBlank(rec.Strings); len(spf.Parse(fixed).Faults) == 0 {
-				k.add("spf_split", DomainFinding{
-					Name: k.domain, Type: "TXT", Found: rec.Strings,
-					Summary: "The SPF record is published in several parts, and the blank between two of them is missing, so two terms run into one.",
-					Fix:     "Enter the record below in one piece, or put the blank inside the quotes of a part.",
-					Publish: []DomainRecord{txtRecord(k.domain, fixed, text)},
-				})
-				return fixed, cut
+		fixed := oneBlank(rec.Strings)
+		if fixed == text || len(spf.Parse(fixed).Faults) > 0 {
+			continue
+		}
+		// The blanks must be what was wrong.
+		after := k.walkAs(ctx, fixed)
+		remains := spfFaults(spf.Lint(after))
+		if newFault(after, issues) != "" || !slices.ContainsFunc(issues, func(i spf.Issue) bool {
+			return (i.Code == "syntax" || i.Code == "target_missing") && ownIssue(tree, i) && !remains[faultOf(i)]
+		}) {
+			continue
+		}
+		f := DomainFinding{
+			Name: k.domain, Type: "TXT", Found: rec.Strings,
+			Summary: "The SPF record is published in several parts, and the blank between two of them is missing, so two terms run into one.",
+			Fix:     "Enter the record below in one piece, or put the blank inside the quotes of a part.",
+			Publish: []DomainRecord{txtRecord(k.domain, fixed, text)},
+		}
+		if m, ok := spf.Mend(after); ok {
+			if m, ok = k.mendOn(ctx, m, after); ok {
+				f.Publish[0] = txtRecord(k.domain, m.Text, text)
 			}
 		}
+		k.add("spf_split", f)
+		return fixed, cut
 	}
 	return "", cut
 }
@@ -139,9 +176,9 @@ func oneBlank(parts []string) string {
 	return out
 }
 
-// mendNearSPF writes a text that was meant as SPF as a record, or returns "".
-// note is what whoever publishes it must know.
-func mendNearSPF(s string) (text, note string) {
+// mendNearSPF writes a text that was meant as SPF as a record; ok is false when a
+// person has to.
+func mendNearSPF(s string) (m spf.Mending, ok bool) {
 	t := strings.Trim(s, " \t\"'\\\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb\u00a0\ufeff")
 	rest, known := "", false
 	for _, version := range []string{"v=spf1", "v= spf1", "v =spf1", "v = spf1", "=spf1", "spf1"} {
@@ -152,20 +189,24 @@ func mendNearSPF(s string) (text, note string) {
 	}
 	if !known {
 		if _, rest, known = strings.Cut(t, " "); !known {
-			return "", ""
+			return m, false
 		}
 	}
-	tree := spf.WalkText("v=spf1 " + strings.TrimLeft(rest, gaps))
-	text, left, ok := spf.Mend(tree)
-	if !ok {
-		text, left = tree.Record.Text, nil
+	// What stands in place of the first blank mostly does in place of all.
+	if sep, n := utf8.DecodeRuneInString(rest); n > 0 && strings.ContainsRune(gaps, sep) {
+		rest = strings.ReplaceAll(rest, string(sep), " ")
 	}
 	// A record that names nobody, where somebody was named, would refuse all
 	// of the domain's own mail.
-	if len(spf.Parse(text).Faults) > 0 || spfNames(rest) && !spfNames(strings.TrimPrefix(text, "v=spf1")) {
-		return "", ""
-	}
-	return text, leftOut(left)
+	m, ok = spf.Mend(spf.WalkText("v=spf1 " + strings.TrimLeft(rest, gaps)))
+	return m, ok && (!spfNames(rest) || spfNames(strings.TrimPrefix(m.Text, "v=spf1")))
+}
+
+// spfSound reports whether a record that replaces none can be published at the
+// domain as it stands.
+func (k *checker) spfSound(ctx context.Context, text string) bool {
+	tree := k.walkAs(ctx, text)
+	return newFault(tree, nil) == "" && tree.Complete() && tree.Lookups <= spf.MaxLookups && tree.MostVoids() <= spf.MaxVoids
 }
 
 // gaps may stand between the terms of a text that is nearly SPF.

@@ -1,6 +1,10 @@
 package fluxly
 
-import "testing"
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
 
 // A text that was meant as SPF is mended without losing those whom it names.
 func TestMendNearSPF(t *testing.T) {
@@ -17,8 +21,9 @@ func TestMendNearSPF(t *testing.T) {
 		"v=spf1 ptr -all\"":                          "v=spf1 ptr -all",
 		"v=spf2":                                     "",
 	} {
-		if got, _ := mendNearSPF(text); got != want {
-			t.Errorf("%q: %q, want %q", text, got, want)
+		m, ok := mendNearSPF(text)
+		if ok != (want != "") || ok && m.Text != want {
+			t.Errorf("%q: %q, %v, want %q", text, m.Text, ok, want)
 		}
 	}
 }
@@ -47,6 +52,7 @@ func TestMendKeepsSenders(t *testing.T) {
 	t.Parallel()
 	const hosts = `foo.test TXT "v=spf1 ip4:198.51.100.0/24 -all"
 h.test A 198.51.100.7
+back.test TXT "v=spf1 include:acme.test -all"
 acme2.test A 198.51.100.8
 `
 	check := func(text string) *DomainReport {
@@ -63,14 +69,26 @@ acme2.test A 198.51.100.8
 		"v=spf1 include: foo.test; include:spf.mtasv.net -all":       "v=spf1 include:foo.test include:spf.mtasv.net -all",
 		"v=spf1 ip4:192.0.2.1; include:gone.test -all":               "v=spf1 ip4:192.0.2.1 -all",
 		"v=spf1 ip4:192.0.2.1; include:acme.test -all":               "v=spf1 ip4:192.0.2.1 -all",
-		"v=spf1 ip4:192.0.2.1 a=gone.test -all":                      "v=spf1 ip4:192.0.2.1 -all",
-		"v=spf1 include:gone.test; -all":                             "v=spf1 ~all",
-		`v=spf1 include:foo.test"a:h.test" mx -all`:                  "v=spf1 include:foo.test a:h.test mx -all",
-		`v=spf1 include:foo.test""-all`:                              "v=spf1 include:foo.test -all",
-		"v=spf1 include:foo.test,bar.test -all":                      "",
-		"v=spf1 include:foo.test-all":                                "",
-		`v=spf1 include:"foo.test" ip4:192.0.2.1; -all`:              "v=spf1 include:foo.test ip4:192.0.2.1 -all",
-		`v=spf1 include:foo.test"mx" ip4:192.0.2.1; -all`:            "v=spf1 include:foo.test mx ip4:192.0.2.1 -all",
+		"v=spf1 include:gone.test -all":                              "v=spf1 ~all",
+		"v=spf1 -include:gone.test -all":                             "v=spf1 -all",
+		// A term that can be read only now and leads nowhere may have been
+		// meant otherwise.
+		"v=spf1 ip4:192.0.2.1 a=gone.test -all":                       "",
+		"v=spf1 include:gone.test; -all":                              "",
+		`v=spf1 ip4:192.0.2.1 include:foo.test\032mx -all`:            "v=spf1 ip4:192.0.2.1 include:foo.test mx -all",
+		"v=spf1 mx include:foo.testredirect=bar.test":                 "",
+		"v=spf1 mx include:foo.test-all. ip4:192.0.2.1;":              "",
+		"v=spf1 note=office,a:h.test ip4:192.0.2.1; -all":             "v=spf1 ip4:192.0.2.1 -all note=office,a:h.test",
+		"v=spf1 ip4=192.0.2.77, ?all":                                 "v=spf1 ip4:192.0.2.77 ~all",
+		"v=spf1 ip4=192.0.2.0/33 - all":                               "",
+		"v=spf1 mx redirect=foo.test; ~all.":                          "v=spf1 mx ~all",
+		"v=spf1 include:acme.test include=back.test ip4:1.2.3.4 -all": "",
+		`v=spf1 include:foo.test"a:h.test" mx -all`:                   "v=spf1 include:foo.test a:h.test mx -all",
+		`v=spf1 include:foo.test""-all`:                               "v=spf1 include:foo.test -all",
+		"v=spf1 include:foo.test,bar.test -all":                       "",
+		"v=spf1 include:foo.test-all":                                 "",
+		`v=spf1 include:"foo.test" ip4:192.0.2.1; -all`:               "v=spf1 include:foo.test ip4:192.0.2.1 -all",
+		`v=spf1 include:foo.test"mx" ip4:192.0.2.1; -all`:             "v=spf1 include:foo.test mx ip4:192.0.2.1 -all",
 	} {
 		r := check(text)
 		got := ""
@@ -90,6 +108,144 @@ acme2.test A 198.51.100.8
 		for _, f := range check(got).Findings {
 			if f.Area == "SPF" && f.Code != "spf_include_absent" && len(f.Publish) > 0 {
 				t.Errorf("%q: mended to %q, and that to %q for %s", text, got, f.Publish[0].Value, f.Code)
+			}
+		}
+	}
+}
+
+// The note on a mended record says what is not in it, and why it ends otherwise.
+func TestMendingNotes(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"v=spf1 mx redirect=foo.test; ~all.": `leaves out "redirect=foo.test"`,
+		"v=spf1 include:gone.test -all":      "ends in ~all and not in -all",
+		"v=spf1 mx ö:x.test -all":            "a mistake at character 11",
+		"v=spf1 mx öö moo:x.test -all":       "a mistake at character 14",
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted(text)), DomainCheck{})
+		if !strings.Contains(r.Text(), want) {
+			t.Errorf("%q: %q is not said:\n%s", text, want, r.Text())
+		}
+	}
+}
+
+// A record is said to have a fault corrected only when it has.
+func TestMendedSaysWhatItMends(t *testing.T) {
+	t.Parallel()
+	voids := "voids.test TXT \"v=spf1 a:x1.test a:x2.test a:x3.test -all\"\ntwo.test TXT \"v=spf1 a:x1.test a:x2.test -all\"\nacme.test.x.test TXT \"v=spf1 -all\"\n"
+	for text, want := range map[string]map[string]bool{
+		"v=spf1 include:voids.test ?all":                                {"spf_too_many_voids": false, "spf_neutral_all": true},
+		"v=spf1 include:two.test ?all":                                  {"spf_many_voids": false, "spf_neutral_all": true},
+		"v=spf1 include:%{d}.x.test include:acme.test.x.test ?all":      {"spf_same_include": false, "spf_neutral_all": true},
+		"v=spf1 include:acme.test.x.test include:acme.test.x.test ?all": {"spf_same_include": true, "spf_neutral_all": true},
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted(text))+"\n"+voids, DomainCheck{})
+		for code, mended := range want {
+			f := finding(t, r, code)
+			if len(f.Publish) > 0 != mended || strings.Contains(f.Fix, "has it corrected") != mended {
+				t.Errorf("%q: %s: %q, %v", text, code, f.Fix, f.Publish)
+			}
+		}
+	}
+}
+
+// Strings whose blanks are in place were not split wrongly, whatever else is the
+// matter; where they were, what else can be corrected is.
+func TestSplitSPF(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		parts []string
+		want  string // what spf_split proposes, "" where it is not found
+	}{
+		{[]string{"v=spf1 include:gone.test ip4:198.51.100.0/24 ", "mx -all"}, ""},
+		{[]string{"v=spf1 ip4:198.51.100.0/24", "mx -all"}, "v=spf1 ip4:198.51.100.0/24 mx -all"},
+		{[]string{"v=spf1 include:gone.test ip4:198.51.100.0/24", "mx -all"}, "v=spf1 ip4:198.51.100.0/24 mx -all"},
+		{[]string{"v=spf1 ip4:198.51.100.0/24 include:go", "ne.test -all"}, ""},
+	} {
+		text := fmt.Sprintf("acme.test TXT %q %q", tt.parts[0], tt.parts[1])
+		r := checkZoneText(t, zone("-acme.test TXT", text), DomainCheck{})
+		got := ""
+		for _, f := range r.Findings {
+			if f.Code == "spf_split" {
+				got = f.Publish[0].Value
+			}
+			for _, p := range f.Publish {
+				if p.Value == strings.Join(tt.parts, "") {
+					t.Errorf("%q: %s: the record is to be replaced by itself", tt.parts, f.Code)
+				}
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%q: %q, want %q\n%s", tt.parts, got, tt.want, r.Text())
+		}
+	}
+}
+
+// A text that is nearly SPF is published as a record only if that is sound.
+func TestNearSPFSound(t *testing.T) {
+	t.Parallel()
+	long := ""
+	for i := range 11 {
+		long += fmt.Sprintf(" include:foo.test%s", strings.Repeat(".", i%2))
+	}
+	for text, want := range map[string]string{
+		" v=spf1 mx -all":                                                       "v=spf1 mx -all",
+		"v=spf1;mx include:acme.test -all":                                      "",
+		"v=spf1,include:foo.test,a:h.test":                                      "v=spf1 include:foo.test a:h.test ~all",
+		"v=spf1;include:foo.test;a:h.test+all":                                  "",
+		"v=spf1,include:gone.test -all":                                         "",
+		" v=spf1 a:x1.test a:x2.test a:x3.test mx -all":                         "",
+		" v=spf1 exists:%{i}.x.test exists:%{i}.y.test exists:%{i}.z.test -all": "",
+		" v=spf1" + strings.ReplaceAll(long, "include:foo.test.", "a:h.test") + " ptr ptr ptr ptr ptr ptr ptr mx -all": "",
+		"Привет мир":     "-", // not SPF at all
+		"Привет all":     "-",
+		"ｖ＝ｓｐｆ１ mx -all": "v=spf1 mx -all",
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted(text))+"\nfoo.test TXT \"v=spf1 ip4:198.51.100.0/24 -all\"\nh.test A 198.51.100.7\n", DomainCheck{})
+		got := "-"
+		for _, f := range r.Findings {
+			if f.Code == "spf_near_miss" {
+				got = ""
+				for _, p := range f.Publish {
+					got = p.Value
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// A record that stands at another host and would be in error at the domain is not
+// to be moved there.
+func TestSPFWrongHostSound(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{"v=spf1 mx -all": 1, "v=spf1 include:acme.test -all": 0, "v=spf1 redirect=acme.test": 0} {
+		r := checkZoneText(t, zone("-acme.test TXT", "www.acme.test TXT"+quoted(text)), DomainCheck{})
+		n := 0
+		for _, f := range r.Findings {
+			if f.Code == "spf_wrong_host" {
+				n = len(f.Publish)
+			}
+		}
+		if n != want {
+			t.Errorf("%q: %d records to publish, want %d\n%s", text, n, want, r.Text())
+		}
+	}
+}
+
+// What an include finds counts as the include says.
+func TestOpenWithinInclude(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"v=spf1 include:open.test -all": true, "v=spf1 ?include:open.test -all": false, "v=spf1 -include:open.test -all": false,
+		"v=spf1 redirect=open.test": true, "v=spf1 ?include:mid.test include:open.test -all": true,
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted(text))+"\nopen.test TXT \"v=spf1 ip4:0.0.0.0/1 +all\"\nmid.test TXT \"v=spf1 include:open.test -all\"\n", DomainCheck{})
+		for _, code := range []string{"spf_pass_all", "spf_wide_network"} {
+			if got := strings.Contains(strings.Join(codes(r), " "), code); got != want {
+				t.Errorf("%q: %s %v, want %v", text, code, got, want)
 			}
 		}
 	}

@@ -28,6 +28,7 @@ const maxText = 450
 func Lint(root *Node) []Issue {
 	l := &linter{root: root, seen: map[string]bool{}, counted: map[kind]int{}}
 	root.Visit(l.node)
+	l.open(root, map[string]bool{})
 	l.counts()
 	l.overlaps()
 	return l.issues
@@ -138,19 +139,10 @@ func (l *linter) step(n *Node, s *Step) {
 		}
 		return
 	}
-	pass := t.Qualifier == '+'
 	switch {
 	case t.Modifier:
-	case t.Name == "all" && pass:
-		l.add("pass_all", n, t, "%q lets every machine in the world send as this domain", t.Text)
 	case t.Name == "ptr":
 		l.add("ptr", n, t, "%q is slow and unreliable, and RFC 7208 says not to use it", t.Text)
-	case t.Name == "ip6" && pass && t.Network.Addr().Is4In6() && t.Network.Bits() < 96+8:
-		l.add("wide_network", n, t, "%q is a very large part of the internet in the IPv6 form of its IPv4 addresses; it should match nobody, and some receivers let all of it send as this domain", t.Text)
-	case (t.Name == "ip4" || t.Name == "ip6") && pass && wide(t.Network):
-		l.add("wide_network", n, t, "%q lets a very large part of the internet send as this domain", t.Text)
-	case (t.Name == "a" || t.Name == "mx") && pass && (t.Bits4 < 8 || t.Bits6 < 16):
-		l.add("wide_network", n, t, "%q lets a very large part of the internet send as this domain", t.Text)
 	case t.Name == "mx" && len(s.Hosts) > MaxMX:
 		l.add("too_many_mx", n, t, "%s has %d MX hosts; a term may have at most %d", s.Target, len(s.Hosts), MaxMX)
 	}
@@ -168,6 +160,33 @@ func (l *linter) step(n *Node, s *Step) {
 	}
 	if s.Child != nil && s.Child.State == Unasked {
 		l.add("unasked", n, t, "%s could not be asked for its SPF record", s.Target)
+	}
+}
+
+// open speaks of the terms that let nearly everybody pass. What an include finds
+// counts as the include says, so "+all" is none within "?include:".
+func (l *linter) open(n *Node, seen map[string]bool) {
+	if n.Record == nil || seen[lower(n.Domain)] {
+		return
+	}
+	seen[lower(n.Domain)] = true
+	for _, s := range n.Steps {
+		t := s.Term
+		if t.Bad || s.Dead || !t.Modifier && t.Qualifier != '+' {
+			continue
+		}
+		switch {
+		case s.Child != nil:
+			l.open(s.Child, seen)
+		case t.Modifier:
+		case t.Name == "all":
+			l.add("pass_all", n, t, "%q lets every machine in the world send as this domain", t.Text)
+		case t.Name == "ip6" && t.Network.Addr().Is4In6() && t.Network.Bits() < 96+8:
+			l.add("wide_network", n, t, "%q is a very large part of the internet in the IPv6 form of its IPv4 addresses; it should match nobody, and some receivers let all of it send as this domain", t.Text)
+		case (t.Name == "ip4" || t.Name == "ip6") && wide(t.Network),
+			(t.Name == "a" || t.Name == "mx") && (t.Bits4 < 8 || t.Bits6 < 16):
+			l.add("wide_network", n, t, "%q lets a very large part of the internet send as this domain", t.Text)
+		}
 	}
 }
 

@@ -33,6 +33,22 @@ func Propose(texts []string, target string) (m Merge, ok bool) {
 		}
 		return insert(r, target, term), true
 	}
+	m, ok = join(texts, target)
+	if !ok {
+		return m, false
+	}
+	review := m.Review
+	m = insert(Parse(m.Text), target, term)
+	m.Review = review
+	return m, true
+}
+
+// Join makes one record of several, with all that each of them allows and
+// nothing else; ok is false as for [Propose].
+func Join(texts []string) (m Merge, ok bool) { return join(texts, "") }
+
+// join makes room for an include of target too.
+func join(texts []string, target string) (m Merge, ok bool) {
 	var rs []*Record
 	for _, t := range texts {
 		r := Parse(t)
@@ -45,10 +61,7 @@ func Propose(texts []string, target string) (m Merge, ok bool) {
 	if why != "" {
 		return Merge{Review: why}, false
 	}
-	joined := union(rs, weaker)
-	m = insert(Parse(joined), target, term)
-	m.Review = "several records were joined: check that each sender in it is still yours"
-	return m, true
+	return Merge{Text: union(rs, weaker), Review: "several records were joined: check that each sender in it is still yours"}, true
 }
 
 func sameTarget(t *Term, target string) bool {
@@ -185,14 +198,19 @@ func apart(t, u *Term) bool {
 }
 
 // union joins records: the terms in their order, each once, one "all" at the
-// end (the softest that is not "+all"), one redirect only without "all".
+// end (the softest, where "+all" counts as "~all"), one redirect only without
+// "all".
 func union(rs []*Record, weaker map[*Term]bool) string {
 	var all string
 	hasAll := false
 	for _, r := range rs {
 		if t := r.All(); t != nil {
-			if !hasAll || softer(t.Qualifier, all) {
-				all = t.Text
+			own := t.Text
+			if t.Qualifier == '+' {
+				own = "~all"
+			}
+			if !hasAll || softer(own, all) {
+				all = own
 			}
 			hasAll = true
 		}
@@ -222,6 +240,7 @@ func union(rs []*Record, weaker map[*Term]bool) string {
 				default:
 					redirect = t.Value
 				}
+			case t.Modifier && t.Name == "v": // two had been joined by hand
 			case t.Modifier && t.Name == "exp":
 				add("exp", t.Text)
 			case t.Modifier:
@@ -243,15 +262,10 @@ func union(rs []*Record, weaker map[*Term]bool) string {
 	return strings.Join(out, " ")
 }
 
-// softer ranks the qualifiers of "all": "?" before "~" before "-"; "+all" is
-// never chosen over another.
-func softer(q byte, than string) bool {
-	rank := func(q byte) int { return strings.IndexByte("?~-+", q) }
-	other := byte('+')
-	if strings.IndexByte("+-~?", than[0]) >= 0 {
-		other = than[0]
-	}
-	return rank(q) < rank(other)
+// softer ranks what records end in: "?all" before "~all" before "-all".
+func softer(all, than string) bool {
+	const order = "?~-"
+	return strings.IndexByte(order, all[0]) < strings.IndexByte(order, than[0])
 }
 
 // Split cuts a text into strings of at most 255 bytes, as one TXT record holds
