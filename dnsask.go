@@ -294,6 +294,8 @@ func (r *dnsReply) read(ans DNSAnswer, err error) {
 		r.state, r.ttl = dnsNoData, in.NegativeTTL()
 		switch {
 		case in.Denies():
+		case len(in.Answers) > 0 && !slices.ContainsFunc(in.Answers, func(rec dnsmsg.Record) bool { return dnsmsg.Canonical(rec.Name) == r.name }):
+			r.state, r.why = dnsFailed, "the reply holds records of another name only"
 		case len(r.chain) > 0:
 			r.cutAlias = t != dnsmsg.CNAME && !loops(r.chain, strings.TrimSuffix(r.name, "."))
 		case in.Refers():

@@ -318,8 +318,13 @@ func TestCheckDomainLiar(t *testing.T) {
 	s := dnstest.Start(t, zone())
 	s.Fail("*", "*", dnstest.Fault{Liar: true})
 	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, DKIMValue: testKey, Resolver: testClient(t, s), CacheOnly: true})
-	if err != nil || r.Ready || r.DKIM[0].State == "ok" || r.DMARC.State == "ok" {
+	if err != nil || r.Ready || r.DKIM[0].State != "unknown" || r.DMARC.State != "unknown" || r.SPF.State != "unknown" || r.ReturnPath.State != "unknown" {
 		t.Errorf("%v\n%s", err, r.Text())
+	}
+	for _, f := range r.Findings {
+		if f.Level == DomainFail || len(f.Publish) > 0 {
+			t.Errorf("%s of a reply that says nothing: %s", f.Code, f.Summary)
+		}
 	}
 }
 

@@ -144,7 +144,7 @@ dt{font-weight:600}dd{margin:0 0 .5rem}
 {{with .Todo}}<h2>What to do</h2>{{with $.Where}}<p>{{.}}</p>{{end}}{{range .}}{{template "finding" .}}{{end}}{{end}}
 {{with .Notes}}<h2>Good to know</h2>{{range .}}{{template "finding" .}}{{end}}{{end}}
 {{with .DMARC.Next}}<h2>Next step for DMARC: {{.Change}}</h2><p>Not today. Take it when</p><ul>{{range .When}}<li>{{.}}</li>{{end}}</ul>{{template "record" $.Step}}{{end}}
-{{with .SPF.Tree}}{{if .Record}}<h2>SPF: {{.Lookups}} of 10 look-ups</h2>
+{{with .SPF.Tree}}{{if .Record}}<h2>SPF: {{if not $.SPF.Complete}}at least {{end}}{{.Lookups}} of 10 look-ups</h2>
 <p>The SPF record and all that it pulls in. A receiver may look up ten names for one mail; the number before each part is what it takes, with everything below it.</p>
 <ul class="tree"><li><span class="cost{{if gt .Lookups 10}} over{{end}}">{{.Lookups}}</span> <code>{{printable .Domain}}</code>{{template "terms" .}}</li></ul>{{end}}{{end}}
 {{with .SPF.Addresses}}<h2>SPF for addresses</h2><table><thead><tr><th>Address</th><th>Result</th><th>Why</th></tr></thead><tbody>{{range .}}<tr><td>{{.Address}}</td><td>{{.Result}}</td><td>{{printable .Reason}}</td></tr>{{end}}</tbody></table>{{end}}

@@ -30,7 +30,11 @@ func (r *DomainReport) Text() string {
 		writeRecord(&b, "  ", r.Domain, n.Publish, false)
 	}
 	if t := r.SPF.Tree; t != nil && t.Record != "" {
-		b.WriteString("\nSPF look-ups\n")
+		b.WriteString("\nSPF look-ups")
+		if !r.SPF.Complete {
+			b.WriteString(", at least")
+		}
+		b.WriteByte('\n')
 		writeTree(&b, t, "  ")
 	}
 	for _, a := range r.SPF.Addresses {

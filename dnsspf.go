@@ -1,6 +1,7 @@
 package fluxly
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -80,12 +81,12 @@ func (k *checker) checkSPF(ctx context.Context) {
 	}
 	rep.Records, rep.Lookups, rep.Voids, rep.Complete = tree.Texts, tree.Lookups, tree.Voids, tree.Complete()
 	rep.Tree = publicTree(tree)
-	k.spfTexts(ctx, apex, tree.State != spf.None)
+	near := k.spfTexts(ctx, apex, tree.State != spf.None)
 	switch tree.State {
 	case spf.None:
 		rep.State = "missing"
 		rep.Include = "absent"
-		k.spfMissing(ctx, &rep)
+		k.spfMissing(ctx, &rep, near)
 	case spf.Multiple:
 		rep.State = "multiple"
 		k.spfMultiple(ctx, &rep, tree)
@@ -135,8 +136,9 @@ func (k *checker) spfCost(tree *spf.Node) string {
 }
 
 // spfTexts looks at the TXT records that are not SPF but were meant to be, and
-// at the size of the set.
-func (k *checker) spfTexts(ctx context.Context, apex dnsReply, others bool) {
+// at the size of the set. It returns the record that is proposed in place of such
+// a text.
+func (k *checker) spfTexts(ctx context.Context, apex dnsReply, others bool) (proposed string) {
 	size := apex.size
 	for _, t := range apex.texts() {
 		if apex.size == 0 {
@@ -154,13 +156,14 @@ func (k *checker) spfTexts(ctx context.Context, apex dnsReply, others bool) {
 			f := DomainFinding{
 				Name: k.domain, Type: "TXT", Found: []string{t},
 				Summary: "A TXT record looks like SPF but is not read as such: " + why + ".",
-				Fix:     "Delete it; the domain has an SPF record beside it.",
+				Fix:     "Delete it, after a look at whether the SPF record beside it names all of its senders.",
 			}
 			if !others {
 				f.Fix = "Correct or delete it."
 				if m, ok := mendNearSPF(t); ok && k.spfSound(ctx, m.Text) {
 					f.Fix = "Replace it by the record below." + mendingNote(m)
 					f.Publish = []DomainRecord{txtRecord(k.domain, m.Text, t)}
+					proposed = cmp.Or(proposed, m.Text)
 				}
 			}
 			k.add("spf_near_miss", f)
@@ -177,6 +180,7 @@ func (k *checker) spfTexts(ctx context.Context, apex dnsReply, others bool) {
 			Fix:     "Delete verification records that are no longer needed.",
 		})
 	}
+	return proposed
 }
 
 // nearSPF says why a text that was meant as SPF is not one, or returns "".
@@ -285,16 +289,21 @@ func costText(tree *spf.Node) string {
 	return "Each term with all that it pulls in: " + strings.Join(parts, ", ") + rest + "."
 }
 
-func (k *checker) spfMissing(ctx context.Context, rep *SPFReport) {
-	m, _ := spf.Propose(nil, k.SPFInclude)
-	rep.Proposal = m.Text
-	k.add("spf_missing", DomainFinding{
-		Name: k.domain, Type: "TXT",
-		Summary:  "There is no SPF record at " + k.domain + ".",
-		Fix:      "If the domain should have one, publish this. It ends in ~all and not in -all, because other systems may send for the domain.",
-		Publish:  []DomainRecord{txtRecord(k.domain, m.Text)},
-		Optional: true,
-	})
+func (k *checker) spfMissing(ctx context.Context, rep *SPFReport, near string) {
+	f := DomainFinding{Name: k.domain, Type: "TXT", Optional: true, Summary: "There is no SPF record at " + k.domain + "."}
+	if near != "" {
+		f.Fix = "Correct the text that looks like one, as said above."
+		rep.Proposal = near
+		if m, ok := spf.Propose([]string{near}, k.SPFInclude); ok && k.spfSound(ctx, m.Text) {
+			rep.Proposal = m.Text
+		}
+	} else {
+		m, _ := spf.Propose(nil, k.SPFInclude)
+		rep.Proposal = m.Text
+		f.Fix = "If the domain should have one, publish this. It ends in ~all and not in -all, because other systems may send for the domain."
+		f.Publish = []DomainRecord{txtRecord(k.domain, m.Text)}
+	}
+	k.add("spf_missing", f)
 	for _, host := range []string{"_spf." + k.domain, "www." + k.domain} {
 		// A record that names nobody is meant for the host itself: nothing sends
 		// for it.
@@ -338,6 +347,11 @@ func (k *checker) spfMultiple(ctx context.Context, rep *SPFReport, tree *spf.Nod
 			}
 			f.Publish = []DomainRecord{txtRecord(k.domain, m.Text, tree.Texts...)}
 			f.Fix = "Replace them all by the one record below, after a look at whether each sender in it is still yours."
+			var unreached []string
+			for _, t := range tree.Texts {
+				unreached = append(unreached, spf.Parse(t).Unreached()...)
+			}
+			f.Fix += leftOut(unreached)
 			if slices.ContainsFunc(tree.Texts, func(t string) bool { all := spf.Parse(t).All(); return all != nil && all.Qualifier == '+' }) {
 				f.Fix += " It does not end in +all as one of them does: that lets every machine in the world send as this domain."
 			}

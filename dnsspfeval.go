@@ -54,6 +54,9 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 	if err != nil {
 		r.Reason = plain(err.Error())
 	}
+	if tree.Uses('l') || tree.Uses('s') {
+		r.Reason = strings.TrimPrefix(r.Reason+"; for "+sender+", and the record makes differences between senders", "; ")
+	}
 	if why := faultOnTheWay(tree, reached.texts); why != "" {
 		r.Result, r.Reason = "permerror", why
 		return r

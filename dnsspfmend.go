@@ -45,7 +45,11 @@ func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node, 
 	if newFault(after, issues) != "" || after.Lookups > limit {
 		return none
 	}
-	return spfMending{m.Text, mendingNote(m), spfFaults(spf.Lint(after))}
+	note := mendingNote(m)
+	if gap := after.Gap(); gap != "" && tree.Complete() {
+		note += " What it costs is not known: " + gap + "."
+	}
+	return spfMending{m.Text, note, spfFaults(spf.Lint(after))}
 }
 
 // mendOn mends what a mended text has left: terms that only now can be read may

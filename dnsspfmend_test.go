@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg/dnstest"
 )
 
 // A text that was meant as SPF is mended without losing those whom it names.
@@ -240,7 +244,7 @@ func TestOpenWithinInclude(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]bool{
 		"v=spf1 include:open.test -all": true, "v=spf1 ?include:open.test -all": false, "v=spf1 -include:open.test -all": false,
-		"v=spf1 redirect=open.test": true, "v=spf1 ?include:mid.test include:open.test -all": true,
+		"v=spf1 redirect=open.test": true, "v=spf1 include:mid.test -all": true, "v=spf1 ?include:mid.test include:open.test -all": true,
 	} {
 		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted(text))+"\nopen.test TXT \"v=spf1 ip4:0.0.0.0/1 +all\"\nmid.test TXT \"v=spf1 include:open.test -all\"\n", DomainCheck{})
 		for _, code := range []string{"spf_pass_all", "spf_wide_network"} {
@@ -248,5 +252,76 @@ func TestOpenWithinInclude(t *testing.T) {
 				t.Errorf("%q: %s %v, want %v", text, code, got, want)
 			}
 		}
+	}
+}
+
+// What a record refuses covers nothing that another part of it allows.
+func TestOverlapsWithinInclude(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string][]string{
+		"v=spf1 -include:all.test include:foo.test -all":  nil,
+		"v=spf1 -include:wrap.test include:foo.test -all": nil,
+		"v=spf1 include:wrap.test include:foo.test -all":  {"spf_same_include"},
+		"v=spf1 include:foo.test ip4:198.51.100.7 -all":   {"spf_covered_network"},
+		"v=spf1 -include:foo.test ip4:198.51.100.7 -all":  nil,
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted(text))+"\nall.test TXT \"v=spf1 ip4:0.0.0.0/0 -all\"\nfoo.test TXT \"v=spf1 ip4:198.51.100.0/24 -all\"\nwrap.test TXT \"v=spf1 include:foo.test -all\"\n", DomainCheck{})
+		var got []string
+		for _, c := range []string{"spf_same_include", "spf_covered_network", "spf_wide_network"} {
+			if strings.Contains(strings.Join(codes(r), " "), c) {
+				got = append(got, c)
+			}
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%q (-want +got):\n%s", text, d)
+		}
+	}
+}
+
+// One record is proposed for a domain that has only a text which looks like one.
+func TestSPFMissingBesideNearMiss(t *testing.T) {
+	t.Parallel()
+	r := checkZoneText(t, zone("-acme.test TXT", `acme.test TXT "v=spf1,mx,-all"`), DomainCheck{})
+	if f := finding(t, r, "spf_missing"); len(f.Publish) > 0 || !strings.Contains(f.Fix, "Correct the text") {
+		t.Errorf("%q, %v", f.Fix, f.Publish)
+	}
+	if f := finding(t, r, "spf_near_miss"); len(f.Publish) != 1 || f.Publish[0].Value != "v=spf1 mx -all" || r.SPF.Proposal != "v=spf1 mx include:spf.mtasv.net -all" {
+		t.Errorf("%v, proposal %q", f.Publish, r.SPF.Proposal)
+	}
+}
+
+// What joined records leave out is said; what a mended one may cost, too.
+func TestSPFLeftUnsaid(t *testing.T) {
+	t.Parallel()
+	nine, hosts := "", ""
+	for i := range 9 {
+		nine += fmt.Sprintf(" a:h%d.test", i)
+		hosts += fmt.Sprintf("h%d.test A 198.18.0.%d\n", i, i)
+	}
+	for _, tt := range []struct {
+		code, want string
+		records    []string
+	}{
+		{"spf_multiple", `leaves out "include:foo.test"`, []string{"v=spf1 mx -all include:foo.test", "v=spf1 ip4:192.0.2.1 ~all"}},
+		{"spf_multiple", "does not end in +all", []string{"v=spf1 mx +all", "v=spf1 ip4:192.0.2.1 -all"}},
+		{"spf_syntax", "What it costs is not known: slow.test could not be asked", []string{"v=spf1" + nine + " include:slow.test; -all"}},
+	} {
+		text := zone("-acme.test TXT") + "\n" + hosts
+		for _, r := range tt.records {
+			text += "acme.test TXT" + quoted(r) + "\n"
+		}
+		s := dnstest.Start(t, text)
+		s.Fail("slow.test", "*", dnstest.Fault{RCode: 2})
+		r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{Resolver: testClient(t, s), CacheOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := finding(t, r, tt.code); !strings.Contains(f.Fix, tt.want) || len(f.Publish) != 1 {
+			t.Errorf("%q: %q, %v", tt.records, f.Fix, f.Publish)
+		}
+	}
+	r := checkZoneText(t, zone("-acme.test TXT", `acme.test TXT "v=spf1 exists:%{l}.u.test -all"`, "bob.u.test A 127.0.0.2"), DomainCheck{Addresses: addresses("192.0.2.1")})
+	if got := r.SPF.Addresses[0]; got.Result != "fail" || !strings.Contains(got.Reason, "for postmaster@acme.test, and the record makes differences between senders") {
+		t.Errorf("%+v", got)
 	}
 }

@@ -161,6 +161,9 @@ func (f *dnscheckFlags) agree(set *flag.FlagSet) error {
 			err = fmt.Errorf("-%s %s is not above zero", s.Name, d)
 		}
 	})
+	if err == nil && f.watch > 0 && f.watch < time.Second {
+		err = fmt.Errorf("-watch %s is shorter than 1s, the least between two checks", f.watch)
+	}
 	if err == nil && f.watch > 0 && (f.html || f.zone) {
 		err = fmt.Errorf("-watch and %s do not go together; what changes is printed as text or with -json", forms[0])
 	}

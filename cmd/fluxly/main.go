@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 )
 
@@ -50,6 +51,31 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		usage(stderr)
 		return exitUsage
 	}
+	out := &output{Writer: stdout}
+	code := dispatch(ctx, args, out, stderr)
+	if code == exitOK && out.err != nil {
+		fmt.Fprintf(stderr, "fluxly: %v\n", out.err)
+		return exitUsage
+	}
+	return code
+}
+
+// output keeps the first error of writing: what could not be printed was not done.
+type output struct {
+	io.Writer
+
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
+func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
 		usage(stdout)
@@ -79,7 +105,11 @@ func parse(set *flag.FlagSet, help string, args []string, stdout, stderr io.Writ
 		printHelp(set, help, stdout)
 		return nil, exitOK, true
 	}
-	fmt.Fprintf(stderr, "fluxly %s: %v\n\n", set.Name(), err)
+	hint := ""
+	if strings.HasSuffix(err.Error(), ": parse error") {
+		hint = "; a time has a unit, such as 30s or 5m"
+	}
+	fmt.Fprintf(stderr, "fluxly %s: %v%s\n\n", set.Name(), err, hint)
 	printHelp(set, help, stderr)
 	return nil, exitUsage, true
 }

@@ -72,6 +72,8 @@ func TestRun(t *testing.T) {
 		{name: "all three", args: dns("good.test", "-json", "-html", "-zone"), code: exitUsage, stderr: "-json, -html and -zone"},
 		{name: "one of them said to be off", args: dns("good.test", "-selector", "s1", "-json", "-html=false"), out: `"ready": true`},
 		{name: "watch and a page", args: dns("good.test", "-watch", "1s", "-html"), code: exitUsage, stderr: "-watch and -html"},
+		{name: "watch too often", args: dns("good.test", "-watch", "1ns"), code: exitUsage, stderr: "-watch 1ns is shorter than 1s"},
+		{name: "watch without a unit", args: dns("good.test", "-watch", "5"), code: exitUsage, stderr: "a time has a unit, such as 30s"},
 		{name: "watch and a zone", args: dns("good.test", "-watch", "1s", "-zone"), code: exitUsage, stderr: "-watch and -zone"},
 		{name: "watch nothing", args: dns("good.test", "-watch", "0"), code: exitUsage, stderr: "-watch 0s is not above zero"},
 		{name: "watch backwards", args: dns("good.test", "-watch", "-1m"), code: exitUsage, stderr: "-watch -1m0s is not above zero"},
@@ -236,6 +238,12 @@ func TestRunWriteFails(t *testing.T) {
 		args := append([]string{"dnscheck", "-resolver", s.Addr, "-cache-only", "good.test=s1"}, flags...)
 		if code := run(t.Context(), args, &failingWriter{}, &stderr); code != exitUsage || !strings.Contains(stderr.String(), "the disk is full") {
 			t.Errorf("%v: exit code %d: %s", flags, code, &stderr)
+		}
+	}
+	for _, args := range [][]string{{"version"}, {"help"}, {"dnscheck", "-h"}, {"migrate", "-h"}} {
+		var stderr bytes.Buffer
+		if code := run(t.Context(), args, &failingWriter{}, &stderr); code != exitUsage || !strings.Contains(stderr.String(), "the disk is full") {
+			t.Errorf("%v: exit code %d: %s", args, code, &stderr)
 		}
 	}
 	at := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)

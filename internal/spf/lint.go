@@ -28,7 +28,7 @@ const maxText = 450
 func Lint(root *Node) []Issue {
 	l := &linter{root: root, seen: map[string]bool{}, counted: map[kind]int{}}
 	root.Visit(l.node)
-	l.open(root, map[string]bool{})
+	granted(root, map[string]bool{}, l.open)
 	l.counts()
 	l.overlaps()
 	return l.issues
@@ -163,30 +163,36 @@ func (l *linter) step(n *Node, s *Step) {
 	}
 }
 
-// open speaks of the terms that let nearly everybody pass. What an include finds
-// counts as the include says, so "+all" is none within "?include:".
-func (l *linter) open(n *Node, seen map[string]bool) {
+// granted calls f for the terms that let somebody pass, in records whose pass is
+// one of the domain's own: what an include finds counts as the include says, so
+// "+all" lets nobody pass within "?include:". A record is read once.
+func granted(n *Node, seen map[string]bool, f func(*Node, *Step)) {
 	if n.Record == nil || seen[lower(n.Domain)] {
 		return
 	}
 	seen[lower(n.Domain)] = true
 	for _, s := range n.Steps {
-		t := s.Term
-		if t.Bad || s.Dead || !t.Modifier && t.Qualifier != '+' {
+		if s.Term.Bad || s.Dead || !s.Term.Modifier && s.Term.Qualifier != '+' {
 			continue
 		}
-		switch {
-		case s.Child != nil:
-			l.open(s.Child, seen)
-		case t.Modifier:
-		case t.Name == "all":
-			l.add("pass_all", n, t, "%q lets every machine in the world send as this domain", t.Text)
-		case t.Name == "ip6" && t.Network.Addr().Is4In6() && t.Network.Bits() < 96+8:
-			l.add("wide_network", n, t, "%q is a very large part of the internet in the IPv6 form of its IPv4 addresses; it should match nobody, and some receivers let all of it send as this domain", t.Text)
-		case (t.Name == "ip4" || t.Name == "ip6") && wide(t.Network),
-			(t.Name == "a" || t.Name == "mx") && (t.Bits4 < 8 || t.Bits6 < 16):
-			l.add("wide_network", n, t, "%q lets a very large part of the internet send as this domain", t.Text)
+		f(n, s)
+		if s.Child != nil {
+			granted(s.Child, seen, f)
 		}
+	}
+}
+
+// open speaks of the terms that let nearly everybody pass.
+func (l *linter) open(n *Node, s *Step) {
+	switch t := s.Term; {
+	case t.Modifier:
+	case t.Name == "all":
+		l.add("pass_all", n, t, "%q lets every machine in the world send as this domain", t.Text)
+	case t.Name == "ip6" && t.Network.Addr().Is4In6() && t.Network.Bits() < 96+8:
+		l.add("wide_network", n, t, "%q is a very large part of the internet in the IPv6 form of its IPv4 addresses; it should match nobody, and some receivers let all of it send as this domain", t.Text)
+	case (t.Name == "ip4" || t.Name == "ip6") && wide(t.Network),
+		(t.Name == "a" || t.Name == "mx") && (t.Bits4 < 8 || t.Bits6 < 16):
+		l.add("wide_network", n, t, "%q lets a very large part of the internet send as this domain", t.Text)
 	}
 }
 
@@ -238,39 +244,27 @@ func (l *linter) overlaps() {
 		text string
 	}
 	var nets []network
-	read := map[string]bool{}
-	l.root.Visit(func(n *Node, _ int) {
-		again := read[strings.ToLower(n.Domain)]
-		read[strings.ToLower(n.Domain)] = true
-		for _, s := range n.Steps {
-			t := s.Term
-			if s.Dead || t.Bad || t.Qualifier != '+' {
-				continue
+	granted(l.root, map[string]bool{}, func(n *Node, s *Step) {
+		switch t := s.Term; t.Name {
+		case "include":
+			if s.Target == "" {
+				return
 			}
-			switch t.Name {
-			case "include":
-				if s.Target == "" || again {
-					continue // it stands there once
+			key := lower(s.Target)
+			if at, ok := seen[key]; ok {
+				l.add("same_include", n, t, "include:%s stands twice (first in the record of %s); each costs its look-ups again", s.Target, at)
+			} else {
+				seen[key] = n.Domain
+			}
+		case "ip4", "ip6":
+			for _, o := range nets {
+				if o.p.Addr().Is4() == t.Network.Addr().Is4() && o.p.Bits() <= t.Network.Bits() && o.p.Contains(t.Network.Addr()) {
+					l.add("covered_network", n, t, "%s is already covered by %s in the record of %s", t.Text, strconv.Quote(o.text), o.n.Domain)
+					break
 				}
-				key := strings.ToLower(s.Target)
-				if at, ok := seen[key]; ok {
-					l.add("same_include", n, t, "include:%s stands twice (first in the record of %s); each costs its look-ups again", s.Target, at)
-				} else {
-					seen[key] = n.Domain
-				}
-			case "ip4", "ip6":
-				if again {
-					continue
-				}
-				for _, o := range nets {
-					if o.p.Addr().Is4() == t.Network.Addr().Is4() && o.p.Bits() <= t.Network.Bits() && o.p.Contains(t.Network.Addr()) {
-						l.add("covered_network", n, t, "%s is already covered by %s in the record of %s", t.Text, strconv.Quote(o.text), o.n.Domain)
-						break
-					}
-				}
-				if len(nets) < 256 { // quadratic; nobody reads more of these
-					nets = append(nets, network{t.Network, n, t, t.Text})
-				}
+			}
+			if len(nets) < 256 { // quadratic; nobody reads more of these
+				nets = append(nets, network{t.Network, n, t, t.Text})
 			}
 		}
 	})

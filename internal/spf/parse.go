@@ -90,6 +90,17 @@ func (r *Record) All() *Term { return r.find("all", false) }
 // Redirect returns the redirect modifier, or nil.
 func (r *Record) Redirect() *Term { return r.find("redirect", true) }
 
+// Unreached lists the terms that "all" keeps from being looked at.
+func (r *Record) Unreached() (terms []string) {
+	all := r.All()
+	for i := range r.Terms {
+		if t := &r.Terms[i]; dead(t, all) && t.Name != "all" {
+			terms = append(terms, t.Text)
+		}
+	}
+	return terms
+}
+
 func (r *Record) find(name string, modifier bool) *Term {
 	for i := range r.Terms {
 		if t := &r.Terms[i]; t.Name == name && t.Modifier == modifier && !t.Bad {
