@@ -41,8 +41,7 @@ func Mend(root *Node) (m Mending, ok bool) {
 		return Mending{}, false
 	}
 	r, steps := root.Record, root.Steps
-	slips := len(r.Faults) > 0
-	if slips {
+	if len(r.Faults) > 0 {
 		r, steps = Parse(mendText(r.Text)), nil
 		if len(r.Faults) > 0 {
 			return Mending{}, false
@@ -62,9 +61,7 @@ func Mend(root *Node) (m Mending, ok bool) {
 		case t.Modifier && t.Name == "redirect":
 			switch {
 			case all != nil:
-				if slips { // otherwise the linter speaks of it
-					m.Unreached = append(m.Unreached, t.Text)
-				}
+				m.Unreached = append(m.Unreached, t.Text)
 				redirect = nil
 			case nowhere(root, steps, i):
 				m.Gone = append(m.Gone, t.Text)
