@@ -428,3 +428,30 @@ func TestSPFQualifiedElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// What cannot be a domain name is a mistake; what can by the grammar and stands
+// for no record is a permanent error too, also with signs that no host has.
+func TestSPFNamesThatAreURLs(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		terms, code, want string
+	}{
+		{"include:http://x", "fail spf_syntax", "permerror"},
+		{"include:http://x.test/", "fail spf_syntax", "permerror"},
+		{"include:x.test/24", "fail spf_syntax", "permerror"},
+		{"exists:http://x", "fail spf_syntax", "permerror"},
+		{"ip4:192.0.2.1 include:http://x", "fail spf_syntax", "permerror"},
+		{"include:http://x.test", "fail spf_target_missing", "permerror"},
+		{"include:b.test", "fail spf_target_missing", "permerror"},
+		{"a:h.test include:http://x.test", "fail spf_target_missing", "permerror"},
+		{"ip4:192.0.2.1 include:http://x.test", "fail spf_target_missing", "pass"},
+		{"a:http://x.test include:http://x.test", "fail spf_target_missing", "permerror"},
+		{"exists:%{l}.http://x.test include:http://y.test", "fail spf_target_missing", "unknown"},
+		{"mx:m.test include:http://x.test", "fail spf_target_missing", "unknown"},
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted("v=spf1 "+tt.terms+" -all"))+"\nb.test TXT \"v=spf1 include:http://x.test -all\"\nh.test A 192.0.2.9\nm.test MX 10 h.test", DomainCheck{Addresses: addresses("192.0.2.1")})
+		if got := spfResults(r)[0]; got != tt.want || !slices.Contains(codes(r), tt.code) {
+			t.Errorf("%s: %+v, %v", tt.terms, r.SPF.Addresses, codes(r))
+		}
+	}
+}

@@ -61,6 +61,10 @@ func (k *checker) evaluateSPF(ctx context.Context, tree *spf.Node, addr netip.Ad
 		r.Result, r.Reason = "permerror", why
 		return r
 	}
+	if at := tree.Broken(addr); at != nil && res == gospf.PermError {
+		r.Result, r.Reason = "permerror", brokenText(at)
+		return r
+	}
 	for _, e := range []error{gospf.ErrUnknownField, gospf.ErrInvalidIP, gospf.ErrInvalidMask, gospf.ErrInvalidMacro, gospf.ErrInvalidDomain} {
 		if res == gospf.PermError && errors.Is(err, e) {
 			// The grammar was judged already; the evaluator does not know
@@ -151,12 +155,8 @@ func faultOnTheWay(tree *spf.Node, reached map[string][]string) (why string) {
 		inTree[name] = inTree[name] || n.State != spf.Skipped
 		switch _, ok := reached[name]; {
 		case why != "" || !ok:
-		case n.State == spf.None:
-			why = n.Domain + " has no SPF record, but another record points to it"
-		case n.State == spf.Multiple:
-			why = fmt.Sprintf("%s has %d SPF records; exactly one is allowed", n.Domain, len(n.Texts))
-		case n.Record != nil && len(n.Record.Faults) > 0:
-			why = n.Record.Faults[0].Text
+		default:
+			why = brokenText(n)
 		}
 	})
 	for _, name := range slices.Sorted(maps.Keys(reached)) {
@@ -167,6 +167,20 @@ func faultOnTheWay(tree *spf.Node, reached map[string][]string) (why string) {
 		}
 	}
 	return why
+}
+
+// brokenText says why a record that another one points to is a permanent error,
+// or returns "".
+func brokenText(n *spf.Node) string {
+	switch {
+	case n.State == spf.None:
+		return n.Domain + " has no SPF record, but another record points to it"
+	case n.State == spf.Multiple:
+		return fmt.Sprintf("%s has %d SPF records; exactly one is allowed", n.Domain, len(n.Texts))
+	case n.Record != nil && len(n.Record.Faults) > 0:
+		return n.Record.Faults[0].Text
+	}
+	return ""
 }
 
 // spfResolver gives the evaluator the answers that the check has already.

@@ -64,6 +64,52 @@ func (n *Node) spent(addr netip.Addr) (q byte, lookups int, exact bool) {
 	return q, lookups + spent, exact && sure
 }
 
+// Broken is the record without which a mail from addr has a permanent error:
+// the first one to which an include or a redirect leads that is not there, not
+// the only one or not sound (RFC 7208 sections 5.2 and 6.1). It is nil when there
+// is none before a term that matches, or when the tree does not tell.
+func (n *Node) Broken(addr netip.Addr) *Node {
+	at, _ := n.broken(addr.Unmap())
+	return at
+}
+
+// broken gives false for sure when what comes after n cannot be told.
+func (n *Node) broken(addr netip.Addr) (at *Node, sure bool) {
+	switch {
+	case n.State == None || n.State == Multiple || n.Record != nil && len(n.Record.Faults) > 0:
+		return n, true
+	case n.Record == nil:
+		return nil, false
+	}
+	var redirect *Step
+	for _, s := range n.Steps {
+		if s.Term.Modifier {
+			if s.Term.Name == "redirect" && !s.Dead {
+				redirect = s
+			}
+			continue
+		}
+		matched, sure := false, false
+		if s.Term.Name != "include" {
+			matched, sure = s.matches(addr)
+		} else if s.Child != nil {
+			if at, sure = s.Child.broken(addr); at != nil || !sure {
+				return at, sure
+			}
+			var q byte
+			q, _, sure = s.Child.spent(addr)
+			matched = q == '+'
+		}
+		if matched || !sure {
+			return nil, sure
+		}
+	}
+	if redirect == nil || redirect.Child == nil {
+		return nil, redirect == nil
+	}
+	return redirect.Child.broken(addr)
+}
+
 // matches judges a term other than include from what the tree holds.
 func (s *Step) matches(addr netip.Addr) (matched, sure bool) {
 	t := s.Term
