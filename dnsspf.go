@@ -98,13 +98,7 @@ func (k *checker) checkSPF(ctx context.Context) {
 		if k.spfLint(tree, issues, mended) {
 			rep.State = "broken"
 		}
-		// An offer touches nothing else, unless that would undo a correction
-		// without which a sender is not named.
-		corrected := ""
-		if slices.ContainsFunc(issues, func(i spf.Issue) bool { return i.Code == "ignored_term" && ownIssue(tree, i) }) {
-			corrected = mended.text
-		}
-		k.spfInclude(ctx, &rep, tree, issues, corrected)
+		k.spfInclude(ctx, &rep, tree, issues, offerBase(tree, issues, mended))
 		if rep.State == "ok" {
 			k.note("SPF", k.spfCost(tree))
 		}

@@ -117,6 +117,27 @@ func ownIssue(tree *spf.Node, i spf.Issue) bool {
 	return (i.Code == "target_missing" || i.Code == "loop") && slices.ContainsFunc(tree.Steps, func(s *spf.Step) bool { return s.Child == i.Node })
 }
 
+// offerBase is the corrected record that an offer is built on, so that whoever
+// takes the offer does not undo the correction; "" when nothing is to be corrected
+// and the offer touches nothing else. What "all" says stays as it is published: an
+// offer neither softens nor hardens it.
+func offerBase(tree *spf.Node, issues []spf.Issue, mended spfMending) string {
+	corrects := func(i spf.Issue) bool {
+		return ownIssue(tree, i) && !mended.remains[faultOf(i)] && findingCatalogue["spf_"+i.Code].level.rank() > DomainInfo.rank()
+	}
+	text := mended.text
+	if text == "" || !slices.ContainsFunc(issues, corrects) {
+		return ""
+	}
+	if old, all := tree.Record.All(), spf.Parse(text).All(); old != nil && all != nil {
+		text = text[:all.Pos] + old.Text + text[all.End:]
+	}
+	if text == tree.Record.Text {
+		return ""
+	}
+	return text
+}
+
 // spfSplit looks for what panels do to a long record: strings that were meant
 // to be joined by a blank, and a record that ends at the 255 bytes that one
 // string can hold (RFC 1035 section 3.3.14). It returns the record with the

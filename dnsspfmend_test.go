@@ -325,3 +325,34 @@ func TestSPFLeftUnsaid(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// Whoever takes an offer after a correction does not undo the correction. What
+// "all" says stays as it is published, and what is no more than a note is left
+// alone.
+func TestSPFOfferKeepsCorrection(t *testing.T) {
+	t.Parallel()
+	const hosts = "\nfoo.test TXT \"v=spf1 ip4:198.51.100.0/24 -all\"\n"
+	for text, want := range map[string]string{ // the offer
+		"include:foo.test -all":                    "include:foo.test include:spf.mtasv.net -all",
+		"include:foo.test -all a:x.test":           "include:foo.test include:spf.mtasv.net -all",
+		"include:foo.test ~all redirect=x.test":    "include:foo.test include:spf.mtasv.net ~all",
+		"v=spf1 include:foo.test -all":             "include:foo.test include:spf.mtasv.net -all",
+		"include=foo.test -all":                    "include:foo.test include:spf.mtasv.net -all",
+		"include=foo.test ?all":                    "include:foo.test include:spf.mtasv.net ?all",
+		"include:foo.test ?all":                    "include:foo.test include:spf.mtasv.net ?all",
+		"include:foo.test":                         "include:foo.test include:spf.mtasv.net ~all",
+		"a:gone.test include:foo.test -all":        "include:foo.test include:spf.mtasv.net -all",
+		"include:foo.test include:foo.test. -all":  "include:foo.test include:foo.test. include:spf.mtasv.net -all",
+		"INCLUDE:Foo.test  x-note=%{d} -ALL a:x.y": "INCLUDE:Foo.test include:spf.mtasv.net -ALL x-note=%{d}",
+		"include:foo.test +all a:x.test":           "",
+		"include:foo.test; -all":                   "",
+	} {
+		r := checkZoneText(t, zone("-acme.test TXT", "acme.test TXT"+quoted("v=spf1 "+text))+hosts, DomainCheck{})
+		if want != "" {
+			want = "v=spf1 " + want
+		}
+		if f := finding(t, r, "spf_include_absent"); r.SPF.Proposal != want || want != "" && f.Publish[0].Value != want {
+			t.Errorf("%q: the offer is %q, want %q", text, r.SPF.Proposal, want)
+		}
+	}
+}
