@@ -152,7 +152,7 @@ func (k *checker) add(code string, f DomainFinding) {
 		f.Optional = true // mail does not need it
 	}
 	f.Name = strings.TrimSuffix(f.Name, ".")
-	f.Summary, f.Fix = plain(f.Summary), plain(f.Fix)
+	f.Summary, f.Fix = clip(plain(f.Summary), 1000), clip(plain(f.Fix), 6000)
 	f.Found = someOf(f.Found, findingBytes)
 	k.mu.Lock()
 	k.findings = append(k.findings, f)

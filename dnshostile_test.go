@@ -158,6 +158,25 @@ func TestCheckDomainHostileTree(t *testing.T) {
 	}
 }
 
+// Nor are terms of 50 KB, wherever they are named.
+func TestCheckDomainHostileTerms(t *testing.T) {
+	t.Parallel()
+	var zone strings.Builder
+	top := "v=spf1"
+	for i := range 30 {
+		top += fmt.Sprintf(" include:i%d.test", i)
+		fmt.Fprintf(&zone, "i%d.test TXT%s\n", i, quoted("v=spf1 a:"+strings.Repeat("x", 50000)+".test -all"))
+	}
+	r := checkZoneText(t, zone.String()+"acme.test TXT"+quoted(top+" -all")+"\n", DomainCheck{CacheOnly: true})
+	data, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(data) > 200<<10 || len(r.Text()) > 100<<10 {
+		t.Errorf("JSON of %d bytes, text of %d", len(data), len(r.Text()))
+	}
+}
+
 // Findings of one kind are few at each name, and fewer than there are names
 // elsewhere; those at the domain itself are not pushed out.
 func TestFewOfEach(t *testing.T) {

@@ -278,7 +278,7 @@ func costText(tree *spf.Node) string {
 	}
 	var parts []string
 	for _, s := range costly {
-		parts = append(parts, fmt.Sprintf("%s costs %d", clip(s.Term.Text, 300), s.Lookups))
+		parts = append(parts, fmt.Sprintf("%s costs %d", clip(s.Term.Text, 100), s.Lookups))
 	}
 	return "Each term with all that it pulls in: " + strings.Join(parts, ", ") + rest + "."
 }
