@@ -76,8 +76,18 @@ func (r dnsReply) show() []string {
 type asker struct {
 	*askCore
 
+	// share, when set, bounds how many questions of this domain are out at once,
+	// so that one with many leaves room for others.
+	share chan struct{}
+
 	mineMu sync.Mutex
-	mine   map[dnsKey]*dnsCall
+	mine   map[dnsKey]*ownQuestion
+}
+
+// ownQuestion is one that is asked for the domain, however often.
+type ownQuestion struct {
+	started chan struct{}
+	call    *dnsCall // once started; nil when it never was
 }
 
 // askCore asks each question once and bounds how many are in flight. It
@@ -108,7 +118,13 @@ type dnsKey struct {
 type dnsCall struct {
 	done  chan struct{}
 	reply dnsReply
+	// waiting counts those who wait for it. A question of which nobody wants
+	// the answer any more is withdrawn.
+	waiting int
+	cancel  context.CancelCauseFunc
 }
+
+var errWithdrawn = errors.New("no answer before the end of the check")
 
 func newAskCore(r Resolver, timeout time.Duration, inFlight int) *askCore {
 	a := &askCore{resolver: r, timeout: timeout, slots: make(chan struct{}, inFlight), calls: map[dnsKey]*dnsCall{}}
@@ -157,15 +173,46 @@ func (a *asker) askUnchecked(ctx context.Context, name, typ string) dnsReply {
 }
 
 func (a *asker) get(ctx context.Context, k dnsKey) dnsReply {
-	c := a.start(ctx, k)
+	late := func() dnsReply {
+		return dnsReply{name: k.name, typ: k.typ, state: dnsFailed, why: endText(ctx)}
+	}
 	a.mineMu.Lock()
-	a.mine[k] = c
+	own, again := a.mine[k]
+	if !again {
+		own = &ownQuestion{started: make(chan struct{})}
+		a.mine[k] = own
+	}
 	a.mineMu.Unlock()
+	switch {
+	case again:
+		select {
+		case <-own.started:
+		case <-ctx.Done():
+		}
+	case a.share != nil && !a.answered(k):
+		select {
+		case a.share <- struct{}{}:
+			defer func() { <-a.share }()
+		case <-ctx.Done():
+		}
+	}
+	if ctx.Err() != nil && !a.answered(k) { // nobody would wait for it
+		if !again {
+			close(own.started)
+		}
+		return late()
+	}
+	c := a.start(ctx, k)
+	defer a.leave(k, c)
+	if !again {
+		own.call = c
+		close(own.started)
+	}
 	select {
 	case <-c.done:
 		return c.reply
 	case <-ctx.Done():
-		return dnsReply{name: k.name, typ: k.typ, state: dnsFailed, why: endText(ctx)}
+		return late()
 	}
 }
 
@@ -177,23 +224,63 @@ func endText(ctx context.Context) string {
 	return "the check was cancelled"
 }
 
-func (a *askCore) start(ctx context.Context, k dnsKey) *dnsCall {
+// start asks, or joins those who asked already; who does so has to leave.
+func (a *askCore) start(ctx context.Context, k dnsKey) *dnsCall { //nolint:contextcheck // see base
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c, ok := a.calls[k]
 	if !ok {
-		c = &dnsCall{done: make(chan struct{})}
+		parent := ctx
+		if a.base != nil { // what is shared by checks is not for one of them to end
+			parent = a.base
+		}
+		asking, cancel := context.WithCancelCause(parent)
+		c = &dnsCall{done: make(chan struct{}), cancel: cancel}
 		a.calls[k] = c
 		a.wg.Go(func() {
+			defer cancel(nil)
 			defer close(c.done)
-			if a.base != nil {
-				c.reply = a.run(a.base, k) //nolint:contextcheck // shared by checks, so no one of them ends it
-				return
+			c.reply = a.run(asking, k)
+			if c.reply.state == dnsFailed && errors.Is(context.Cause(asking), errWithdrawn) {
+				c.reply.why = errWithdrawn.Error()
 			}
-			c.reply = a.run(ctx, k)
 		})
 	}
+	c.waiting++
 	return c
+}
+
+// leave withdraws a question when the last one goes who waited for its answer.
+func (a *askCore) leave(k dnsKey, c *dnsCall) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c.waiting--; c.waiting > 0 {
+		return
+	}
+	select {
+	case <-c.done: // the answer is kept for all who come
+	default:
+		c.cancel(errWithdrawn)
+		if a.calls[k] == c {
+			delete(a.calls, k)
+		}
+	}
+}
+
+// answered reports whether the answer is there already.
+func (a *askCore) answered(k dnsKey) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c, ok := a.calls[k]
+	if !ok {
+		return false
+	}
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // last tells that a check may run until t.

@@ -189,7 +189,7 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	if shared == nil {
 		shared = c.newAskCore()
 	}
-	k.ask = &asker{askCore: shared, mine: map[dnsKey]*dnsCall{}}
+	k.ask = &asker{askCore: shared, mine: map[dnsKey]*ownQuestion{}}
 	return k, nil
 }
 
@@ -404,17 +404,34 @@ func (k *checker) ready() bool {
 	return k.report.Alignment.DKIM.Aligned && !testKeyIn(k.report.DKIM) && k.report.DMARC.State == "ok"
 }
 
+// answer is the reply, if there is one.
+func (q *ownQuestion) answer() (r dnsReply, ok bool) {
+	select {
+	case <-q.started:
+	default:
+		return r, false
+	}
+	if q.call == nil {
+		return r, false
+	}
+	select {
+	case <-q.call.done:
+		return q.call.reply, true
+	default:
+		return r, false
+	}
+}
+
 // log lists what was asked so far.
 func (a *asker) log() []DomainQuery {
 	a.mineMu.Lock()
 	defer a.mineMu.Unlock()
 	out := make([]DomainQuery, 0, len(a.mine))
-	for k, c := range a.mine {
-		q := DomainQuery{Name: strings.TrimSuffix(k.name, "."), Type: k.typ, Server: k.server, Unchecked: k.unchecked}
-		select {
-		case <-c.done:
-			q.Found = someOf(c.reply.show(), questionBytes)
-			switch c.reply.state {
+	for k, own := range a.mine {
+		q := DomainQuery{Name: strings.TrimSuffix(k.name, "."), Type: k.typ, Server: k.server, Unchecked: k.unchecked, Result: errWithdrawn.Error()}
+		if reply, ok := own.answer(); ok {
+			q.Found = someOf(reply.show(), questionBytes)
+			switch reply.state {
 			case dnsFound:
 				q.Result = "found"
 			case dnsNoData:
@@ -424,10 +441,8 @@ func (a *asker) log() []DomainQuery {
 			case dnsAbsent:
 				q.Result = "not found"
 			default:
-				q.Result = c.reply.why
+				q.Result = reply.why
 			}
-		default:
-			q.Result = "no answer before the end of the check"
 		}
 		out = append(out, q)
 	}

@@ -290,7 +290,8 @@ func (k *checker) dkimHost(ctx context.Context, t dkimTarget) DKIMReport {
 }
 
 func looksLikeDKIM(s string) bool {
-	_, ok := taglist.Parse(s, true).Get("p")
+	l := taglist.Parse(s, true)
+	_, ok := l.Get("p")
 	return ok || strings.Contains(s, "DKIM1")
 }
 
@@ -415,12 +416,12 @@ func parseDKIMKey(text string) (k dkimKeyRecord) {
 	}
 	l := taglist.Parse(text, false)
 	for _, f := range l.Faults {
-		switch t := tagAt(l, f.Pos); {
+		switch t := f.Tag; {
 		case f.Kind == taglist.Empty:
 			bad("dkim_empty_tag", "The key record has a stray semicolon at byte %d; some verifiers refuse it.", f.Pos)
 			continue
 		case f.Kind == taglist.BadValue && !slices.Contains(dkimTags, t):
-			bad("dkim_comment", "The tag %s of the key record, which verifiers do not use, has a byte outside of printable ASCII at %d; some refuse the record for it.", t, f.Pos)
+			bad("dkim_comment", "The tag %s of the key record, which verifiers do not use, has a byte outside of printable ASCII at %d; some refuse the record for it.", clip(t, 40), f.Pos)
 			continue
 		}
 		bad("dkim_syntax", "The key record cannot be read at byte %d: %s.", f.Pos, f.Text)
@@ -467,16 +468,6 @@ func parseDKIMKey(text string) (k dkimKeyRecord) {
 
 // dkimTags are the tags that a verifier goes by.
 var dkimTags = []string{"v", "k", "p", "h", "s", "t"}
-
-// tagAt is the name of the tag whose value holds a byte.
-func tagAt(l taglist.List, pos int) string {
-	for _, t := range l.Tags {
-		if pos >= t.ValuePos && pos < t.ValuePos+len(t.Value) {
-			return t.Key
-		}
-	}
-	return ""
-}
 
 func (k *dkimKeyRecord) public(bad func(code, format string, args ...any)) {
 	der, err := base64.StdEncoding.DecodeString(k.p)

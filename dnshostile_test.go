@@ -158,6 +158,24 @@ func TestCheckDomainHostileTree(t *testing.T) {
 	}
 }
 
+// A record that names thousands of report hosts makes few questions.
+func TestCheckDomainHostileReportHosts(t *testing.T) {
+	t.Parallel()
+	rua := ""
+	for i := range 2000 {
+		rua += fmt.Sprintf(",mailto:a@h%d.other%d.test", i, i)
+	}
+	s := dnstest.Start(t, zone("-_dmarc.acme.test TXT", "_dmarc.acme.test TXT"+quoted("v=DMARC1; p=none; rua="+rua[1:])))
+	r, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: testSelector, Resolver: testClient(t, s), CacheOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	finding(t, r, "dmarc_many_reports")
+	if n := len(s.Asked()); n > 100 {
+		t.Errorf("%d questions", n)
+	}
+}
+
 // Nor are terms of 50 KB, wherever they are named.
 func TestCheckDomainHostileTerms(t *testing.T) {
 	t.Parallel()

@@ -37,6 +37,7 @@ func CheckDomains(ctx context.Context, domains []string, c DomainCheck) []Domain
 	defer shared.settle(ctx)
 	defer cancel()
 	const atOnce = 16
+	share := max(1, cap(shared.slots)/4, cap(shared.slots)/max(1, len(domains)))
 	slots := make(chan struct{}, atOnce)
 	var wg sync.WaitGroup
 	for i, d := range domains {
@@ -54,6 +55,7 @@ func CheckDomains(ctx context.Context, domains []string, c DomainCheck) []Domain
 				out[i].Err = err
 				return
 			}
+			k.ask.share = make(chan struct{}, share)
 			out[i].Report, out[i].Err = k.check(ctx)
 		})
 	}

@@ -377,3 +377,60 @@ func TestWatchDomain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// stuckNamed never answers questions about the names that have stuck in them, and
+// those about acme.test not before some of the others are out.
+type stuckNamed struct {
+	*DNSClient
+
+	stuck  *atomic.Int64
+	want   int64
+	enough chan struct{}
+}
+
+func (s stuckNamed) Query(ctx context.Context, name, typ string) (DNSAnswer, error) {
+	if strings.Contains(name, "stuck") {
+		if s.stuck.Add(1) == s.want {
+			close(s.enough)
+		}
+		<-ctx.Done()
+		return DNSAnswer{}, ctx.Err()
+	}
+	if strings.Contains(name, "acme.test") {
+		select {
+		case <-s.enough:
+		case <-ctx.Done():
+		}
+	}
+	return s.DNSClient.Query(ctx, name, typ)
+}
+
+// A domain with many questions that are never answered leaves room for others
+// while it is checked, and takes none when that is over.
+func TestCheckDomainsFairShare(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	for _, tt := range []struct {
+		name, evil       string
+		n, inFlight, out int
+	}{
+		{"beside three", "stuck%d.test", 3, 8, 6},
+		{"after sixteen", "stuck%d.test", 16, 16, 16}, // no more are worked on at once
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var domains []string
+			for i := range tt.n {
+				domains = append(domains, fmt.Sprintf(tt.evil, i))
+			}
+			domains = append(domains, "acme.test="+testSelector)
+			res := stuckNamed{testClient(t, s), &atomic.Int64{}, int64(tt.out), make(chan struct{})}
+			got := CheckDomains(t.Context(), domains, DomainCheck{Resolver: res, CacheOnly: true, InFlight: tt.inFlight, QuestionTimeout: time.Hour, Timeout: 2 * time.Second})
+			for i, r := range got {
+				if r.Err != nil || r.Report.Ready != (i == tt.n) {
+					t.Errorf("%s: %v\n%s", r.Domain, r.Err, r.Report.Text())
+				}
+			}
+		})
+	}
+}

@@ -350,7 +350,7 @@ func TestSecondOpinionRandom(t *testing.T) {
 		ip := []string{"192.0.2.1", "198.51.100.7", "203.0.113.1", "2001:db8::1", "192.0.2.200"}[rng.IntN(5)]
 		jobs = append(jobs, pyJob{ip, "u@acme.test", "mail.acme.test", z})
 		res := suiteResolver{spfsuite.ZoneOf(z)}
-		k := &checker{ask: &asker{askCore: newAskCore(res, time.Minute, 4), mine: map[dnsKey]*dnsCall{}}}
+		k := &checker{ask: &asker{askCore: newAskCore(res, time.Minute, 4), mine: map[dnsKey]*ownQuestion{}}}
 		addr := netip.MustParseAddr(ip)
 		tree := spf.Walk(t.Context(), spfSource{k}, "acme.test", spf.Identity{Addr: addr, Sender: "u@acme.test", Helo: "mail.acme.test"})
 		mine = append(mine, k.evaluateSPF(t.Context(), tree, addr, "mail.acme.test", "u@acme.test").Result)

@@ -95,7 +95,7 @@ func TestSuiteVerdicts(t *testing.T) {
 			}
 			_, domain, _ := strings.Cut(sender, "@")
 			ip := netip.MustParseAddr(test.Host)
-			k := &checker{ask: &asker{askCore: newAskCore(res, time.Minute, 4), mine: map[dnsKey]*dnsCall{}}}
+			k := &checker{ask: &asker{askCore: newAskCore(res, time.Minute, 4), mine: map[dnsKey]*ownQuestion{}}}
 			tree := spf.Walk(t.Context(), spfSource{k}, domain, spf.Identity{Addr: ip, Sender: sender, Helo: test.Helo})
 			got := k.evaluateSPF(t.Context(), tree, ip, test.Helo, test.MailFrom)
 			if slices.Contains(test.Result, got.Result) {

@@ -34,13 +34,22 @@ const (
 type Fault struct {
 	Kind Kind
 	Pos  int
+	// Tag is the key of the tag that it is about, where that has a name.
+	Tag  string
 	Text string
 }
+
+// MaxFaults bounds how many mistakes of a kind are listed: a text of 64 KB may
+// have ten thousand.
+const MaxFaults = 500
 
 // List is a parsed list.
 type List struct {
 	Tags   []Tag
 	Faults []Fault
+
+	seen   map[string]bool // the keys, where they are many
+	faults map[Kind]int
 }
 
 // Parse reads s. With fold, tag names are compared without regard to case
@@ -66,19 +75,19 @@ func (l *List) spec(s string, pos, end int, last, fold bool) {
 	from, to := trim(s, pos, end)
 	if from == to {
 		if !last {
-			l.fault(Empty, from, "nothing stands before this semicolon")
+			l.fault(Empty, from, "", "nothing stands before this semicolon")
 		}
 		return
 	}
 	eq := strings.IndexByte(s[from:to], '=')
 	if eq < 0 {
-		l.fault(NoEquals, from, strconv.Quote(short(s[from:to]))+" has no \"=\"")
+		l.fault(NoEquals, from, "", strconv.Quote(short(s[from:to]))+" has no \"=\"")
 		return
 	}
 	_, nameEnd := trim(s, from, from+eq)
 	name := s[from:nameEnd]
 	if !validName(name) {
-		l.fault(BadName, from, strconv.Quote(short(name))+" is not a tag name")
+		l.fault(BadName, from, "", strconv.Quote(short(name))+" is not a tag name")
 		return
 	}
 	vFrom, vTo := trim(s, from+eq+1, to)
@@ -88,25 +97,46 @@ func (l *List) spec(s string, pos, end int, last, fold bool) {
 	}
 	for i := vFrom; i < vTo; i++ {
 		if c := s[i]; c != '\t' && c != '\r' && c != '\n' && (c < ' ' || c > '~') {
-			l.fault(BadValue, i, "the value of "+name+" holds the byte 0x"+strconv.FormatUint(uint64(c), 16)+", which is not printable ASCII")
+			l.fault(BadValue, i, t.Key, "the value of "+short(name)+" holds the byte 0x"+strconv.FormatUint(uint64(c), 16)+", which is not printable ASCII")
 			break
 		}
 	}
-	for _, o := range l.Tags {
-		if o.Key == t.Key {
-			l.fault(Duplicate, from, "the tag "+t.Key+" stands twice")
-			break
-		}
+	if l.has(t.Key) {
+		l.fault(Duplicate, from, t.Key, "the tag "+short(t.Key)+" stands twice")
 	}
 	l.Tags = append(l.Tags, t)
+	if l.seen != nil {
+		l.seen[t.Key] = true
+	}
 }
 
-func (l *List) fault(k Kind, pos int, text string) {
-	l.Faults = append(l.Faults, Fault{k, pos, text})
+// has reports whether there is a tag with this key already.
+func (l *List) has(key string) bool {
+	const few = 16
+	if len(l.Tags) < few {
+		_, ok := l.Get(key)
+		return ok
+	}
+	if l.seen == nil {
+		l.seen = make(map[string]bool, cap(l.Tags))
+		for _, t := range l.Tags {
+			l.seen[t.Key] = true
+		}
+	}
+	return l.seen[key]
+}
+
+func (l *List) fault(k Kind, pos int, tag, text string) {
+	if l.faults == nil {
+		l.faults = map[Kind]int{}
+	}
+	if l.faults[k]++; l.faults[k] <= MaxFaults {
+		l.Faults = append(l.Faults, Fault{k, pos, tag, text})
+	}
 }
 
 // Get returns the first tag with this key.
-func (l List) Get(key string) (Tag, bool) {
+func (l *List) Get(key string) (Tag, bool) {
 	for _, t := range l.Tags {
 		if t.Key == key {
 			return t, true
@@ -116,13 +146,13 @@ func (l List) Get(key string) (Tag, bool) {
 }
 
 // Value returns the value of the first tag with this key, or "".
-func (l List) Value(key string) string {
+func (l *List) Value(key string) string {
 	t, _ := l.Get(key)
 	return t.Value
 }
 
 // Has reports whether there is a fault of kind k.
-func (l List) Has(k Kind) bool {
+func (l *List) Has(k Kind) bool {
 	for _, f := range l.Faults {
 		if f.Kind == k {
 			return true

@@ -1,6 +1,8 @@
 package taglist
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,5 +87,24 @@ func BenchmarkParse(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		Parse("v=DMARC1; p=quarantine; sp=reject; rua=mailto:dmarc@acme.test; adkim=r; aspf=s; fo=1", true)
+	}
+}
+
+// Of thousands of mistakes few are listed, and a tag is found to stand twice
+// however many stand between.
+func TestManyTags(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&b, "a%d=\x01;", i)
+	}
+	l := Parse(b.String()+"a3=x;a1=y", false)
+	if n := len(l.Faults); n != MaxFaults+2 {
+		t.Errorf("%d faults", n)
+	}
+	for _, key := range []string{"a3", "a1"} {
+		if !slices.ContainsFunc(l.Faults, func(f Fault) bool { return f.Kind == Duplicate && f.Tag == key }) {
+			t.Errorf("%s does not stand twice", key)
+		}
 	}
 }
