@@ -425,7 +425,7 @@ func TestCheckDomainsFairShare(t *testing.T) {
 			}
 			domains = append(domains, "acme.test="+testSelector)
 			res := stuckNamed{testClient(t, s), &atomic.Int64{}, int64(tt.out), make(chan struct{})}
-			got := CheckDomains(t.Context(), domains, DomainCheck{Resolver: res, CacheOnly: true, InFlight: tt.inFlight, QuestionTimeout: time.Hour, Timeout: 2 * time.Second})
+			got := CheckDomains(t.Context(), domains, DomainCheck{Resolver: res, CacheOnly: true, InFlight: tt.inFlight, QuestionTimeout: time.Hour, Timeout: 5 * time.Second})
 			for i, r := range got {
 				if r.Err != nil || r.Report.Ready != (i == tt.n) {
 					t.Errorf("%s: %v\n%s", r.Domain, r.Err, r.Report.Text())
