@@ -225,12 +225,12 @@ func endText(ctx context.Context) string {
 }
 
 // start asks, or joins those who asked already; who does so has to leave.
-func (a *askCore) start(ctx context.Context, k dnsKey) *dnsCall {
+func (a *askCore) start(ctx context.Context, k dnsKey) *dnsCall { //nolint:contextcheck // see base
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c, ok := a.calls[k]
 	if !ok {
-		parent := ctx      //nolint:contextcheck // see base
+		parent := ctx
 		if a.base != nil { // what is shared by checks is not for one of them to end
 			parent = a.base
 		}

@@ -155,9 +155,6 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	} {
 		if *f.value == "" {
 			*f.value = f.def
-			if err := dnsmsg.ValidName(f.def); err != nil {
-				return nil, fieldErrorf(f.field, "", "must be given for this domain, because the default, pm-bounces. and the domain, is too long: %v", err)
-			}
 		}
 		if *f.value, err = domainName(f.field, *f.value); err != nil {
 			return nil, err
@@ -181,9 +178,6 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	if err := k.dkimSettings(c); err != nil {
 		return nil, err
 	}
-	if err := k.ownHost(); err != nil {
-		return nil, err
-	}
 	for _, p := range k.Profiles {
 		if !slices.Contains(domainProfiles, p) {
 			return nil, fieldErrorf("Profiles", string(p), "no such profile; the profiles are %v", domainProfiles)
@@ -197,19 +191,6 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	}
 	k.ask = &asker{askCore: shared, mine: map[dnsKey]*ownQuestion{}}
 	return k, nil
-}
-
-// ownHost refuses a Return-Path at a name for records of another kind: its alias
-// allows for no other record there (RFC 1034 section 3.6.2).
-func (k *checker) ownHost() error {
-	field := "ReturnPath"
-	if k.Postmark.ReturnPathDomain != "" {
-		field = "Postmark.ReturnPathDomain"
-	}
-	if host := k.ReturnPath; strings.HasPrefix(host, "_") || strings.Contains(host, "._") {
-		return fieldErrorf(field, host, "is a name for records of another kind; give a host such as pm-bounces.%s", k.domain)
-	}
-	return nil
 }
 
 func (c DomainCheck) newAskCore() *askCore {
@@ -232,24 +213,22 @@ func domainName(field, s string) (string, error) {
 	if why := notDomain(name); why != "" {
 		return "", fieldErrorf(field, s, "%s", why)
 	}
-	// Label by label: one with an underscore is none of IDNA's, and may stand
-	// beside one that is.
-	labels := strings.Split(name, ".")
-	for i, l := range labels {
-		if strings.IndexFunc(l, func(c rune) bool { return c >= 0x80 }) < 0 {
+	for i := range len(name) {
+		if name[i] < 0x80 {
 			continue
 		}
-		ascii, err := idna.Lookup.ToASCII(l)
+		ascii, err := idna.Lookup.ToASCII(name)
 		if err != nil {
 			return "", &FieldError{Field: field, Value: clip(s, 64), Reason: "cannot be written as a DNS name: " + err.Error(), Err: err}
 		}
-		labels[i] = ascii
+		// Digits and signs of other scripts are plain ones now.
+		name = strings.TrimSuffix(ascii, ".")
+		if why := notDomain(name); why != "" {
+			return "", fieldErrorf(field, s, "%s", why)
+		}
+		break
 	}
-	name = strings.ToLower(strings.Join(labels, "."))
-	// Digits and signs of other scripts are plain ones now.
-	if why := notDomain(name); why != "" {
-		return "", fieldErrorf(field, s, "%s", why)
-	}
+	name = strings.ToLower(name)
 	for i := range len(name) {
 		c := name[i]
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_' {

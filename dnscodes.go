@@ -113,7 +113,6 @@ var findingCatalogue = map[string]findingEntry{
 	"dmarc_p_none":              {DomainInfo, "DMARC", "RFC 9989 section 4.7", "It is the right start; forged mail is stopped only from quarantine on."},
 	"dmarc_sp_weaker":           {DomainWarn, "DMARC", "RFC 9989 section 4.7", "A forger takes the name that is protected least."},
 	"dmarc_np_weaker":           {DomainWarn, "DMARC", "RFC 9989 section 4.7", "A forger takes the name that is protected least."},
-	"dmarc_psd":                 {DomainWarn, "DMARC", "RFC 9989 section 4.10.2", "Mail signed for a subdomain, or with a Return-Path there, does not count for the domain."},
 	"dmarc_inherited":           {DomainInfo, "DMARC", "RFC 9989 section 4.10", "A record of its own would let the subdomain go its own way."},
 	"dmarc_suffix":              {DomainWarn, "DMARC", "RFC 9989 section 4.10", "Large receivers look for a record of the sender itself."},
 	"dmarc_no_reports":          {DomainWarn, "DMARC", "RFC 9989 section 4.7", "Without reports nobody can tell when a stricter policy is safe."},

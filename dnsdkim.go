@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/getfluxly/fluxly/internal/dnsmsg"
 	"github.com/getfluxly/fluxly/internal/taglist"
 )
 
@@ -102,24 +101,15 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 		if domain == "" || !ok {
 			domain = k.domain
 		}
-		var full string
-		if full, err = domainName(field, selector+"._domainkey."+domain); err != nil {
-			return
-		}
-		selector, domain, _ = strings.Cut(full, "._domainkey.")
-		if !ok && inZone(dnsmsg.Canonical(selector), k.domain) {
-			err = fieldErrorf(field, host, "is a host without ._domainkey; give the selector alone, or the whole host, which is SELECTOR._domainkey.%s", k.domain)
+		full := selector + "._domainkey." + domain
+		if _, err = domainName(field, full); err != nil {
 			return
 		}
 		if value != "" {
-			if why := brokenKey(value); why != "" {
-				err = fieldErrorf(strings.NewReplacer("Host", "TextValue", "DKIMSelector", "DKIMValue").Replace(field), value, "is no sound DKIM key (%s); copy the whole TXT value that Postmark shows, \"k=rsa; p=...\"", why)
+			if key := parseDKIMKey(value); key.p == "" && !key.revoked {
+				err = fieldErrorf(strings.NewReplacer("Host", "TextValue", "DKIMSelector", "DKIMValue").Replace(field), value, "is not a DKIM key; copy the whole TXT value that Postmark shows, \"k=rsa; p=...\"")
 				return
 			}
-		}
-		// A host that is in use is none to be removed.
-		if role == "revoked" && slices.ContainsFunc(out, func(t dkimTarget) bool { return t.host == full }) {
-			return
 		}
 		out = append(out, dkimTarget{role, full, selector, domain, value})
 	}
@@ -132,20 +122,6 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 		add("DKIMSelector", "current", k.DKIMSelector, k.DKIMValue)
 	}
 	return out, err
-}
-
-// brokenKey says why a key record is of no use, or returns "".
-func brokenKey(text string) string {
-	key := parseDKIMKey(text)
-	for _, p := range key.problems {
-		if findingCatalogue[p.code].level == DomainFail {
-			return strings.TrimSuffix(p.text, ".")
-		}
-	}
-	if key.revoked {
-		return "its p= is empty, which means that it was withdrawn"
-	}
-	return ""
 }
 
 func (k *checker) checkDKIM(ctx context.Context) {
@@ -335,27 +311,16 @@ func loops(chain []string, start string) bool {
 func (k *checker) dkimMissing(ctx context.Context, t dkimTarget, add func(code, summary, fix string), copyIt string) {
 	doubled := t.host + "." + t.domain
 	if r := k.ask.ask(ctx, doubled, "TXT"); r.state == dnsFound && slices.ContainsFunc(r.texts(), looksLikeDKIM) {
-		f := DomainFinding{
+		value := t.value
+		if value == "" {
+			value = r.texts()[slices.IndexFunc(r.texts(), looksLikeDKIM)]
+		}
+		k.add("dkim_doubled_host", DomainFinding{
 			Name: doubled, Type: "TXT", Found: r.show(),
 			Summary: "The DKIM key was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time.",
 			Fix:     "Delete that record and enter it again, with " + strings.TrimSuffix(t.host, "."+k.domain) + " as the host, without the domain.",
-		}
-		value := t.value
-		for _, text := range r.texts() {
-			switch {
-			case value != "" || !looksLikeDKIM(text):
-			case brokenKey(text) == "":
-				value = text
-			default:
-				value = mendDKIM([]string{text})
-			}
-		}
-		if value != "" {
-			f.Publish = []DomainRecord{txtRecord(t.host, value)}
-		} else {
-			f.Fix += " What stands there is no sound key: copy the value anew from Postmark."
-		}
-		k.add("dkim_doubled_host", f)
+			Publish: []DomainRecord{txtRecord(t.host, value)},
+		})
 		return
 	}
 	if a := k.ask.addrs(ctx, t.host); a.state == dnsFound {

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/getfluxly/fluxly/internal/dnsmsg"
 )
 
 // DMARCReport is the policy that receivers find for the domain (RFC 9989).
@@ -301,9 +299,6 @@ func (k *checker) dmarcPolicy(ctx context.Context, rep *DMARCReport, n *dmarcNod
 		})
 		return
 	}
-	if d.psd == "y" && n.name == k.domain {
-		add("dmarc_psd", "The record says psd=y, which is for registries: names below "+k.domain+" then count as other organisations, so mail that is signed for one of them does not align.", "Take psd=y out of the record, unless others register names below "+k.domain+".")
-	}
 	if d.testing {
 		add("dmarc_testing", "The record says t=y, so receivers apply one step less than the policy.", "Remove t=y when the reports show that your mail passes.")
 		if i := slices.Index(dmarcPolicies, rep.Policy); i > 0 {
@@ -440,16 +435,12 @@ func (k *checker) reportHost(ctx context.Context, rep *DMARCReport, n *dmarcNode
 		case !known && !slices.ContainsFunc(r.texts(), isDMARC):
 			k.unasked("dmarc_report_unasked", "what belongs to "+k.domain+", so whether "+host+" must agree to take its reports is not known", *k.orgUnasked)
 		case !slices.ContainsFunc(r.texts(), isDMARC):
-			f := DomainFinding{
+			k.add("dmarc_report_unauthorised", DomainFinding{
 				Name: name, Type: "TXT", Found: r.show(),
 				Summary: "Reports are to go to " + host + ", which has not agreed to take those of " + n.name + "; receivers will not send them.",
 				Fix:     "Have the owner of " + host + " publish this, or use an address at your own domain.",
 				Publish: []DomainRecord{txtRecord(name, "v=DMARC1")},
-			}
-			if dnsmsg.ValidName(name) != nil {
-				f.Fix, f.Publish = "Use an address at your own domain: the name at which "+host+" would have to agree is too long to exist.", nil
-			}
-			k.add("dmarc_report_unauthorised", f)
+			})
 		}
 	}
 	mx := k.ask.ask(ctx, host, "MX")

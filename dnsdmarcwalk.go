@@ -103,14 +103,6 @@ func (k *checker) separate(ctx context.Context, nodes []dmarcNode) map[string]dm
 		return slices.ContainsFunc(nodes, func(n dmarcNode) bool { return n.name == name })
 	}
 	out := map[string]dmarcApart{}
-	if suffix := nodes[0].rec != nil && nodes[0].rec.psd == "y"; suffix {
-		// Each name right below a public suffix is an organisation.
-		for _, name := range names {
-			if name != k.domain && inZone(dnsmsg.Canonical(name), k.domain) {
-				out[name] = dmarcApart{is: true}
-			}
-		}
-	}
 	for _, name := range names {
 		if _, done := out[name]; done || name == "pm-bounces."+k.domain || walked(name) || !k.nearby(dnsmsg.Canonical(name)) {
 			continue

@@ -185,7 +185,7 @@ func (k *checker) settlePublish(ctx context.Context, r *DomainReport) {
 	for i := range r.Findings {
 		f := &r.Findings[i]
 		for j := range f.Publish {
-			f.Fix += k.inPlaceOfAlias(ctx, &f.Publish[j]) + k.foreignReports(f.Publish[j])
+			f.Fix += k.inPlaceOfAlias(ctx, &f.Publish[j])
 		}
 		// The alias of the domain itself is its web site.
 		f.Publish = slices.DeleteFunc(f.Publish, func(rec DomainRecord) bool {
@@ -198,19 +198,6 @@ func (k *checker) settlePublish(ctx context.Context, r *DomainReport) {
 		}
 	}
 	oneRecordEach(r.Findings)
-}
-
-// foreignReports says what else must stand somewhere for the reports that a record
-// asks for to be sent, where their address is that of another organisation.
-func (k *checker) foreignReports(rec DomainRecord) string {
-	_, host, _ := strings.Cut(k.DMARCReports, "@")
-	if !strings.HasPrefix(rec.Name, "_dmarc.") || !strings.Contains(rec.Value, "mailto:"+k.DMARCReports) {
-		return ""
-	}
-	if same, _ := belongs(k.domain, k.report.DMARC.Organizational, host); same {
-		return ""
-	}
-	return " Reports are sent to " + host + " only when that has agreed, by a TXT record \"v=DMARC1\" at " + strings.TrimPrefix(rec.Name, "_dmarc.") + "._report._dmarc." + host + "."
 }
 
 // inPlaceOfAlias corrects what a text to publish replaces, and says what is to be

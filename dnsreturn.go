@@ -176,13 +176,6 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 	if dkimAligned {
 		f.Level = DomainInfo
 	}
-	add := func(code string) {
-		if inZone(dnsmsg.Canonical(k.domain), st.Host) {
-			f.Publish = nil
-			f.Fix = "Choose another host as the Return-Path in Postmark, such as pm-bounces." + k.domain + ": an alias at " + st.Host + " would replace all of its other records."
-		}
-		k.add(code, f)
-	}
 	switch st.State {
 	case "missing":
 		f.Summary = "There is no alias at " + st.Host + ", so mail goes out with Postmark's own bounce address, and SPF does not count for your domain."
@@ -190,10 +183,7 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 		if len(k.inPlace) > 0 {
 			f.Fix = "Delete what stands there, publish the CNAME record, then press Verify in Postmark. Nothing may stand beside a CNAME record."
 		}
-		if slices.ContainsFunc(k.inPlace, func(o ReplacedRecord) bool { return o.Type == "MX" }) {
-			f.Fix += " Mail to addresses at " + st.Host + " comes by its MX record today and would be lost: if there are such addresses, choose another host as the Return-Path in Postmark."
-		}
-		add("returnpath_missing")
+		k.add("returnpath_missing", f)
 	case "wrong":
 		f.Found = []string{st.Target}
 		f.Publish[0].Replaces = []ReplacedRecord{{"CNAME", st.Target}}
@@ -204,7 +194,7 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 			f.Summary = "There is no alias at " + st.Host + "; a wildcard record (*) of the zone answers in its place and points to " + st.Target + "."
 			f.Fix = "Publish the CNAME record, then press Verify in Postmark. The wildcard record may stay."
 		}
-		add("returnpath_wrong_target")
+		k.add("returnpath_wrong_target", f)
 	case "address":
 		f.Summary = st.Host + " has an address (A record) where an alias (CNAME record) should stand; a proxy may be switched on for it in the DNS panel."
 		f.Fix = "Delete the A record, add the CNAME record, and switch the proxy off for it (\"DNS only\"). Then press Verify in Postmark."
@@ -212,6 +202,6 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 			f.Summary = "There is no alias at " + st.Host + "; a wildcard record (*) of the zone answers in its place with an address."
 			f.Fix = "Publish the CNAME record, then press Verify in Postmark. The wildcard record may stay."
 		}
-		add("returnpath_address")
+		k.add("returnpath_address", f)
 	}
 }
