@@ -33,7 +33,10 @@ type DomainCheck struct {
 	// is a ReturnPath beside it that says otherwise.
 	Postmark PostmarkDomain
 	// ReturnPath is the host that must be an alias of ReturnPathTarget.
-	// Defaults: "pm-bounces." and the domain; "pm.mtasv.net".
+	// Defaults: "pm-bounces." and the domain; "pm.mtasv.net". The host may
+	// stand beside a subdomain that is checked (pm-bounces.acme.test for
+	// news.acme.test), but not be the domain or one above it, nor have a part
+	// that begins with an underscore: nothing may stand beside an alias.
 	ReturnPath       string
 	ReturnPathTarget string
 	// SPFInclude is what the merge proposal puts into the SPF record. Default
@@ -176,6 +179,14 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	}
 	k.DMARCReports = local + "@" + host // records are ASCII
 	if err := k.dkimSettings(c); err != nil {
+		return nil, err
+	}
+	if c.Postmark.ReturnPathDomain != "" {
+		err = k.returnPathHost("Postmark.ReturnPathDomain", c.Postmark.ReturnPathDomain)
+	} else if c.ReturnPath != "" {
+		err = k.returnPathHost("ReturnPath", c.ReturnPath)
+	}
+	if err != nil {
 		return nil, err
 	}
 	for _, p := range k.Profiles {

@@ -496,6 +496,47 @@ func TestCheckDomainNames(t *testing.T) {
 	}
 }
 
+// An alias takes the place of all other records at its name, so it must not be
+// asked for where a domain has others.
+func TestReturnPathIsAHostOfItsOwn(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	for _, tt := range []struct {
+		domain, host string
+		ok           bool
+	}{
+		{"acme.test", "acme.test", false},
+		{"acme.test", "ACME.test.", false},
+		{"news.acme.test", "acme.test", false},
+		{"a.news.acme.test", "news.acme.test", false},
+		{"acme.test", "_dmarc.acme.test", false},
+		{"acme.test", "s1._domainkey.acme.test", false},
+		{"acme.test", "b._domainkey.acme.test", false},
+		{"news.acme.test", "_dmarc.acme.test", false},
+		{"acme.test", "pm-bounces.acme.test", true},
+		{"acme.test", "a.b.acme.test", true},
+		{"acme.test", "pm_bounces.acme.test", true},
+		{"news.acme.test", "pm-bounces.news.acme.test", true},
+		{"news.acme.test", "pm-bounces.acme.test", true},
+		{"_spf.acme.test", "b._spf.acme.test", true},
+	} {
+		for field, c := range map[string]DomainCheck{
+			"ReturnPath":                {ReturnPath: tt.host},
+			"Postmark.ReturnPathDomain": {Postmark: PostmarkDomain{ReturnPathDomain: tt.host}},
+		} {
+			c.Resolver, c.CacheOnly = testClient(t, s), true
+			_, err := CheckDomain(t.Context(), tt.domain, c)
+			var fe *FieldError
+			if tt.ok && err != nil || !tt.ok && (!errors.As(err, &fe) || fe.Field != field) {
+				t.Errorf("%s of %s: %v", tt.host, tt.domain, err)
+			}
+		}
+	}
+	if _, err := CheckDomain(t.Context(), "_spf.acme.test", DomainCheck{Resolver: testClient(t, s), CacheOnly: true}); err != nil {
+		t.Error(err)
+	}
+}
+
 // The alias is right although what it points to cannot be asked just now.
 func TestCheckDomainReturnPathTargetFails(t *testing.T) {
 	t.Parallel()
