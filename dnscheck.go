@@ -25,7 +25,8 @@ type DomainCheck struct {
 	// such as "20231123163444pm". The whole host may be given too.
 	DKIMSelector string
 	// DKIMValue is the TXT value that Postmark shows, "k=rsa; p=...". With
-	// it the published key is compared; without it any sound key will do.
+	// it the published key is compared; without it any sound key will do. A
+	// value that is no sound key itself, such as one that was cut, is refused.
 	DKIMValue string
 	// Postmark is the domain as Postmark's API gives it. It replaces
 	// DKIMSelector and DKIMValue, and checks the pending and the revoked key

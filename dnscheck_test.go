@@ -145,7 +145,7 @@ func TestCheckDomain(t *testing.T) {
 				t.Errorf("%s\n%s", r.Text(), r.Zone())
 			}
 		}},
-		{name: "another DKIM key", zone: zone(), check: DomainCheck{DKIMValue: "k=rsa; p=MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf9Cnzj4p4WGeKLs1Pt8QuKUpRKfFLfRYC9AIKjbJTWit+CqvjWYzvQwECAwEAAQ=="}, want: []string{"fail dkim_key_differs", "info dkim_rsa_1024", "warn align_dkim"}},
+		{name: "another DKIM key", zone: zone(), check: DomainCheck{DKIMValue: "k=rsa; p=" + spki(2048)}, want: []string{"fail dkim_key_differs", "info dkim_rsa_1024", "warn align_dkim"}},
 		{name: "DKIM behind an alias", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test", `key.host.test TXT "`+testKey+`"`), want: []string{"info dkim_cname", "info dkim_rsa_1024"}, ready: true},
 		{name: "DKIM alias to nothing", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test"), want: []string{"fail dkim_cname_dangling", "warn align_dkim"}},
 		{name: "DKIM alias loop", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test", "key.host.test CNAME "+dkim), want: []string{"fail dkim_cname_loop", "warn align_dkim"}},
@@ -493,6 +493,45 @@ func TestCheckDomainNames(t *testing.T) {
 	var fe *FieldError
 	if _, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: "s", DKIMValue: "garbage"}); !errors.As(err, &fe) || fe.Field != "DKIMValue" {
 		t.Error(err)
+	}
+}
+
+// A value that is no sound key itself is refused: else a sound key would be called
+// wrong, and the report would have it replaced.
+func TestGivenKeyIsSound(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	const host = testSelector + "._domainkey.acme.test"
+	for _, tt := range []struct{ value, why string }{
+		{testKey[:100], "is not a sound DKIM key: The p= value"},
+		{testKey[:101], "is not a sound DKIM key: The p= value"},
+		{"k=rsa; p=", "an empty p="},
+		{"k=rsa", "is not a DKIM key"},
+		{"garbage", "is not a DKIM key"},
+		{"k=rsa; p=AAAA", "no RSA public key"},
+		{"k=dsa; p=AAAA", "k=dsa is unknown"},
+		{"k=ed25519; p=AAAA", "3 bytes"},
+		{`"` + testKey + `"`, "quotation marks"},
+		{"v=DKIM2; " + testKey, "v=DKIM2"},
+		{"h=sha1; " + testKey, "sha1"},
+		{"k=rsa; p=" + spki(512), "512 bits"},
+		{testKey, ""},
+		{"v=DKIM1; " + testKey, ""},
+		{"k=rsa; p=" + spki(2048), ""},
+		{"t=y; " + testKey, ""},
+	} {
+		for field, c := range map[string]DomainCheck{
+			"DKIMValue":                     {DKIMSelector: testSelector, DKIMValue: tt.value},
+			"Postmark.DKIMTextValue":        {Postmark: PostmarkDomain{DKIMHost: host, DKIMTextValue: tt.value}},
+			"Postmark.DKIMPendingTextValue": {Postmark: PostmarkDomain{DKIMPendingHost: host, DKIMPendingTextValue: tt.value}},
+		} {
+			c.Resolver, c.CacheOnly = testClient(t, s), true
+			_, err := CheckDomain(t.Context(), "acme.test", c)
+			var fe *FieldError
+			if tt.why == "" && err != nil || tt.why != "" && (!errors.As(err, &fe) || fe.Field != field || !strings.Contains(fe.Reason, tt.why)) {
+				t.Errorf("%s %q: %v", field, tt.value, err)
+			}
+		}
 	}
 }
 

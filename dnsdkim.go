@@ -106,8 +106,8 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 			return
 		}
 		if value != "" {
-			if key := parseDKIMKey(value); key.p == "" && !key.revoked {
-				err = fieldErrorf(strings.NewReplacer("Host", "TextValue", "DKIMSelector", "DKIMValue").Replace(field), value, "is not a DKIM key; copy the whole TXT value that Postmark shows, \"k=rsa; p=...\"")
+			if why := notDKIMKey(value); why != "" {
+				err = fieldErrorf(strings.NewReplacer("Host", "TextValue", "DKIMSelector", "DKIMValue").Replace(field), value, "%s", why)
 				return
 			}
 		}
@@ -122,6 +122,30 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 		add("DKIMSelector", "current", k.DKIMSelector, k.DKIMValue)
 	}
 	return out, err
+}
+
+// notDKIMKey says why a value that was given cannot be the one that Postmark shows,
+// or that the published key should be compared with, or returns "". A sound key
+// would else be called wrong, and the value proposed in its place.
+func notDKIMKey(value string) string {
+	const copyIt = "copy the whole TXT value that Postmark shows, \"k=rsa; p=...\""
+	key := parseDKIMKey(value)
+	switch {
+	case key.revoked:
+		return "has an empty p=, which means that the key was withdrawn; " + copyIt
+	case key.p == "":
+		return "is not a DKIM key; " + copyIt
+	}
+	for _, p := range key.problems {
+		if findingCatalogue[p.code].level != DomainFail {
+			continue
+		}
+		if p.code == "dkim_rsa_short" {
+			return fmt.Sprintf("is an RSA key of %d bits, and receivers refuse signatures under 1024; have Postmark make a new key, or leave the value out to check the rest", key.bits)
+		}
+		return "is not a sound DKIM key: " + p.text + " Please " + copyIt
+	}
+	return ""
 }
 
 func (k *checker) checkDKIM(ctx context.Context) {
