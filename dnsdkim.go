@@ -334,16 +334,23 @@ func loops(chain []string, start string) bool {
 func (k *checker) dkimMissing(ctx context.Context, t dkimTarget, add func(code, summary, fix string), copyIt string) {
 	doubled := t.host + "." + t.domain
 	if r := k.ask.ask(ctx, doubled, "TXT"); r.state == dnsFound && slices.ContainsFunc(r.texts(), looksLikeDKIM) {
-		value := t.value
-		if value == "" {
-			value = r.texts()[slices.IndexFunc(r.texts(), looksLikeDKIM)]
-		}
-		k.add("dkim_doubled_host", DomainFinding{
+		f := DomainFinding{
 			Name: doubled, Type: "TXT", Found: r.show(),
 			Summary: "The DKIM key was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time.",
-			Fix:     "Delete that record and enter it again, with " + strings.TrimSuffix(t.host, "."+k.domain) + " as the host, without the domain.",
-			Publish: []DomainRecord{txtRecord(t.host, value)},
-		})
+			Fix:     "Delete that record and enter the one below, with " + strings.TrimSuffix(t.host, "."+k.domain) + " as the host, without the domain.",
+		}
+		value := t.value
+		if value == "" {
+			value = soundDKIM(r.texts())
+			if value == "" {
+				f.Summary += " And what stands there is not one sound key."
+				f.Fix = "Delete what stands there. " + copyIt + " Enter " + strings.TrimSuffix(t.host, "."+k.domain) + " as the host in the DNS panel, without the domain."
+			}
+		}
+		if value != "" {
+			f.Publish = []DomainRecord{txtRecord(t.host, value)}
+		}
+		k.add("dkim_doubled_host", f)
 		return
 	}
 	if a := k.ask.addrs(ctx, t.host); a.state == dnsFound {
@@ -407,6 +414,37 @@ func mendDKIM(found []string) string {
 		return ""
 	}
 	return mended
+}
+
+// soundDKIM is the only sound key among texts, mended when only what stands around
+// it is not; "" when there is none, or when it cannot be told which one is meant.
+func soundDKIM(texts []string) (value string) {
+	known := ""
+	for _, text := range texts {
+		if !looksLikeDKIM(text) {
+			continue
+		}
+		key := parseDKIMKey(text)
+		worst := DomainOK
+		for _, p := range key.problems {
+			worst = worse(worst, findingCatalogue[p.code].level)
+		}
+		if worst.rank() >= DomainWarn.rank() {
+			if mended := mendDKIM([]string{text}); mended != "" {
+				text = mended
+			} else if worst == DomainFail {
+				continue
+			}
+		}
+		if key.p == "" || key.p == known {
+			continue
+		}
+		if known != "" {
+			return ""
+		}
+		known, value = key.p, text
+	}
+	return value
 }
 
 type dkimProblem struct{ code, text, fix string }
