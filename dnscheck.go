@@ -229,7 +229,7 @@ func domainName(field, s string) (string, error) {
 		if name[i] < 0x80 {
 			continue
 		}
-		ascii, err := idna.Lookup.ToASCII(name)
+		ascii, err := toASCII(name)
 		if err != nil {
 			return "", &FieldError{Field: field, Value: clip(s, 64), Reason: "cannot be written as a DNS name: " + err.Error(), Err: err}
 		}
@@ -268,6 +268,27 @@ func domainName(field, s string) (string, error) {
 		return "", fieldErrorf(field, s, "has no dot; give the full domain such as acme.test")
 	}
 	return name, nil
+}
+
+// toASCII leaves the parts of a name alone that are ASCII, when one of them has an
+// underscore: IDNA knows of none, and the names of records have them
+// (s1._domainkey.münchen.test).
+func toASCII(name string) (string, error) {
+	if !strings.Contains(name, "_") {
+		return idna.Lookup.ToASCII(name)
+	}
+	labels := strings.Split(name, ".")
+	for i, l := range labels {
+		if strings.IndexFunc(l, func(r rune) bool { return r >= utf8.RuneSelf }) < 0 {
+			continue
+		}
+		ascii, err := idna.Lookup.ToASCII(l)
+		if err != nil {
+			return "", err
+		}
+		labels[i] = ascii
+	}
+	return strings.Join(labels, "."), nil
 }
 
 // hexEscapes reports whether two hexadecimal digits stand behind each percent

@@ -496,6 +496,44 @@ func TestCheckDomainNames(t *testing.T) {
 	}
 }
 
+// The name of a record of an internationalised domain has both an underscore and
+// letters beyond ASCII.
+func TestInternationalRecordNames(t *testing.T) {
+	t.Parallel()
+	const ascii = "xn--mnchen-3ya.test"
+	s := dnstest.Start(t, strings.ReplaceAll(zone(), "acme.test", ascii))
+	const host = testSelector + "._domainkey." + ascii
+	for _, c := range []DomainCheck{
+		{DKIMSelector: testSelector + "._domainkey.m\u00fcnchen.test"},
+		{DKIMSelector: testSelector + "._DomainKey.M\u00fcnchen.test."},
+		{DKIMSelector: testSelector + "\uff0e_domainkey\u3002m\u00fcnchen\uff0etest\uff61"},
+		{DKIMSelector: host},
+		{Postmark: PostmarkDomain{Name: "m\u00fcnchen.test", DKIMHost: testSelector + "._domainkey.m\u00fcnchen.test", ReturnPathDomain: "pm-bounces.m\u00fcnchen.test"}},
+		{DKIMSelector: testSelector, ReturnPath: "pm-bounces.m\u00fcnchen.test"},
+	} {
+		c.Resolver, c.CacheOnly = testClient(t, s), true
+		r, err := CheckDomain(t.Context(), "m\u00fcnchen.test", c)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if d := r.DKIM[0]; d.Host != host || d.Domain != ascii || d.Selector != testSelector || !r.Ready || !r.Alignment.SPF.Aligned {
+			t.Errorf("%+v: %+v\n%s", c, d, r.Text())
+		}
+	}
+	for in, want := range map[string]string{
+		"pm_bounces.m\u00fcnchen.test": "pm_bounces." + ascii,
+		"_m\u00fcnchen.test":           "",
+		"_a.\uff20.test":               "",
+		"_a.\u0080.test":               "",
+		"_a.m\u00fcnchen..test":        "",
+	} {
+		if got, err := domainName("x", in); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q is %q, %v", in, got, err)
+		}
+	}
+}
+
 // A value that is no sound key itself is refused: else a sound key would be called
 // wrong, and the report would have it replaced.
 func TestGivenKeyIsSound(t *testing.T) {

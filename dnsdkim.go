@@ -96,15 +96,17 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 		if host == "" || err != nil {
 			return
 		}
-		selector, domain, ok := strings.Cut(strings.TrimSuffix(strings.ToLower(host), "."), "._domainkey")
+		selector, domain, ok := strings.Cut(strings.TrimSuffix(strings.ToLower(fullStops.Replace(host)), "."), "._domainkey")
 		domain = strings.TrimPrefix(domain, ".")
 		if domain == "" || !ok {
 			domain = k.domain
 		}
-		full := selector + "._domainkey." + domain
-		if _, err = domainName(field, full); err != nil {
+		full, bad := domainName(field, selector+"._domainkey."+domain)
+		if bad != nil {
+			err = bad
 			return
 		}
+		selector, domain, _ = strings.Cut(full, "._domainkey.")
 		if value != "" {
 			if why := notDKIMKey(value); why != "" {
 				err = fieldErrorf(strings.NewReplacer("Host", "TextValue", "DKIMSelector", "DKIMValue").Replace(field), value, "%s", why)
