@@ -534,6 +534,36 @@ func TestInternationalRecordNames(t *testing.T) {
 	}
 }
 
+// A host without ._domainkey is no selector, although one may have dots.
+func TestSelectorIsNoHost(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	for _, tt := range []struct {
+		domain, selector string
+		ok               bool
+	}{
+		{"acme.test", "s1.acme.test", false},
+		{"acme.test", "S1.Acme.Test.", false},
+		{"acme.test", "acme.test", false},
+		{"acme.test", "_domainkey.acme.test", false},
+		{"news.acme.test", "s1.acme.test", false},
+		{"news.acme.test", "s1.news.acme.test", false},
+		{"acme.test", "s1.eu", true},
+		{"acme.test", "s1.other.test", true},
+		{"acme.test", "s1.acme", true},
+		{"acme.test", "s1", true},
+		{"acme.test", "s1._domainkey", true},
+		{"acme.test", "s1._domainkey.acme.test", true},
+		{"acme.test", "s1.acme.test._domainkey.acme.test", true},
+	} {
+		_, err := CheckDomain(t.Context(), tt.domain, DomainCheck{DKIMSelector: tt.selector, Resolver: testClient(t, s), CacheOnly: true})
+		var fe *FieldError
+		if tt.ok && err != nil || !tt.ok && (!errors.As(err, &fe) || fe.Field != "DKIMSelector" || !strings.Contains(fe.Reason, "._domainkey."+tt.domain)) {
+			t.Errorf("%s of %s: %v", tt.selector, tt.domain, err)
+		}
+	}
+}
+
 // A value that is no sound key itself is refused: else a sound key would be called
 // wrong, and the report would have it replaced.
 func TestGivenKeyIsSound(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
 	"github.com/getfluxly/fluxly/internal/taglist"
 )
 
@@ -101,6 +102,10 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 		if domain == "" || !ok {
 			domain = k.domain
 		}
+		if name, bad := domainName(field, selector); !ok && bad == nil && k.below(name) {
+			err = fieldErrorf(field, host, "is a host without ._domainkey, and no key stands at such a one; give the selector alone, or the whole host such as 20231123163444pm._domainkey.%s", k.domain)
+			return
+		}
 		full, bad := domainName(field, selector+"._domainkey."+domain)
 		if bad != nil {
 			err = bad
@@ -124,6 +129,17 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 		add("DKIMSelector", "current", k.DKIMSelector, k.DKIMValue)
 	}
 	return out, err
+}
+
+// below reports whether a name is the domain, lies below it, or below one above it
+// that is no top-level one.
+func (k *checker) below(name string) bool {
+	for up := k.domain; strings.Contains(up, "."); _, up, _ = strings.Cut(up, ".") {
+		if inZone(dnsmsg.Canonical(name), up) {
+			return true
+		}
+	}
+	return false
 }
 
 // notDKIMKey says why a value that was given cannot be the one that Postmark shows,
