@@ -564,6 +564,29 @@ func TestSelectorIsNoHost(t *testing.T) {
 	}
 }
 
+// A host that is both the revoked one and one in use has a live key.
+func TestRevokedHostInUse(t *testing.T) {
+	t.Parallel()
+	const live, old = testSelector + "._domainkey.acme.test", "s0._domainkey.acme.test"
+	for _, tt := range []struct {
+		name   string
+		p      PostmarkDomain
+		remove bool
+	}{
+		{"another host", PostmarkDomain{DKIMHost: live, DKIMRevokedHost: old}, true},
+		{"the current one", PostmarkDomain{DKIMHost: live, DKIMRevokedHost: live}, false},
+		{"the current one, written otherwise", PostmarkDomain{DKIMHost: live, DKIMRevokedHost: strings.ToUpper(live) + "."}, false},
+		{"the pending one", PostmarkDomain{DKIMHost: old, DKIMPendingHost: live, DKIMRevokedHost: live}, false},
+		{"only the pending one", PostmarkDomain{DKIMPendingHost: live, DKIMRevokedHost: live}, false},
+	} {
+		tt.p.SafeToRemoveRevokedKeyFromDNS = true
+		r := checkZoneText(t, zone(old+" TXT"+quoted("k=rsa; p="+spki(2048))), DomainCheck{Postmark: tt.p})
+		if got := strings.Contains(r.Text(), "Delete the TXT record"); got != tt.remove || !r.Ready {
+			t.Errorf("%s: ready %v\n%s", tt.name, r.Ready, r.Text())
+		}
+	}
+}
+
 // A value that is no sound key itself is refused: else a sound key would be called
 // wrong, and the report would have it replaced.
 func TestGivenKeyIsSound(t *testing.T) {

@@ -118,6 +118,9 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 				return
 			}
 		}
+		if role == "revoked" && slices.ContainsFunc(out, func(t dkimTarget) bool { return t.host == full }) {
+			return // a key that is in use there must not be called removable
+		}
 		out = append(out, dkimTarget{role, full, selector, domain, value})
 	}
 	p := k.Postmark
