@@ -159,6 +159,11 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	} {
 		if *f.value == "" {
 			*f.value = f.def
+			if err := dnsmsg.ValidName(f.def); err != nil && c.Postmark.ReturnPathDomain == "" {
+				return nil, fieldErrorf("domain", domain, "has %d octets, so that its Return-Path host, %q and the domain, is longer than a name may be; give a shorter ReturnPath", len(name), "pm-bounces.")
+			} else if err != nil {
+				continue // Postmark's object names another one
+			}
 		}
 		if *f.value, err = domainName(f.field, *f.value); err != nil {
 			return nil, err

@@ -587,6 +587,37 @@ func TestRevokedHostInUse(t *testing.T) {
 	}
 }
 
+// The default Return-Path of a long domain cannot exist, and the error names what
+// was given: the domain.
+func TestLongDomain(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	for octets := 240; octets <= 253; octets++ {
+		label := strings.Repeat("a", 59) + "."
+		domain := strings.Repeat(label, 3) + strings.Repeat("b", (octets-180-5)/2) + "." + strings.Repeat("c", (octets-180-5+1)/2-1) + ".test"
+		if len(domain) != octets {
+			t.Fatal(len(domain), octets)
+		}
+		short := domain[strings.Index(domain, ".")+1:]
+		for _, c := range []DomainCheck{{}, {ReturnPath: "b." + short}, {Postmark: PostmarkDomain{ReturnPathDomain: "b." + short}}} {
+			given := c.ReturnPath + c.Postmark.ReturnPathDomain
+			c.Resolver, c.CacheOnly = testClient(t, s), true
+			r, err := CheckDomain(t.Context(), domain, c)
+			var fe *FieldError
+			switch {
+			case given == "" && octets > 242:
+				if !errors.As(err, &fe) || fe.Field != "domain" {
+					t.Errorf("%d: %v", octets, err)
+				}
+			case err != nil:
+				t.Errorf("%d, %q: %v", octets, given, err)
+			case given != "" && r.ReturnPath.Host != given:
+				t.Errorf("%d: %+v", octets, r.ReturnPath)
+			}
+		}
+	}
+}
+
 // A value that is no sound key itself is refused: else a sound key would be called
 // wrong, and the report would have it replaced.
 func TestGivenKeyIsSound(t *testing.T) {
