@@ -485,3 +485,34 @@ func TestOneRecordAtAName(t *testing.T) {
 		}
 	}
 }
+
+// A record whose name would be longer than a name may be is not proposed.
+func TestNoRecordUnderALongName(t *testing.T) {
+	t.Parallel()
+	label := strings.Repeat("a", 56) + "."
+	host := strings.Repeat(label, 4) + "other.test"
+	for _, tt := range []struct {
+		host    string
+		publish int
+	}{{host, 0}, {host[len(label):], 1}} {
+		r := checkZoneText(t, zone("-_dmarc.acme.test TXT", "_dmarc.acme.test TXT"+quoted("v=DMARC1; p=none; rua=mailto:d@"+tt.host), tt.host+" MX 10 mail.acme.test"), DomainCheck{})
+		if f := finding(t, r, "dmarc_report_unauthorised"); len(f.Publish) != tt.publish || !strings.Contains(f.Fix, "address at your own domain") {
+			t.Errorf("%+v", f)
+		}
+	}
+	domain := strings.Repeat(label, 4) + strings.Repeat("b", 14) + ".test"
+	r, err := CheckDomain(t.Context(), domain, DomainCheck{ReturnPath: "b.test.test", Resolver: testClient(t, dnstest.Start(t, zone())), CacheOnly: true, Profiles: []DomainProfile{TLSRPT}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range r.Findings {
+		for _, p := range f.Publish {
+			if len(p.Name) > 253 {
+				t.Errorf("%s: %s", f.Code, p.Name)
+			}
+		}
+	}
+	if f := finding(t, r, "dmarc_missing"); !strings.Contains(f.Fix, "shorter domain") {
+		t.Errorf("%+v", f)
+	}
+}

@@ -187,6 +187,9 @@ func (k *checker) settlePublish(ctx context.Context, r *DomainReport) {
 		for j := range f.Publish {
 			f.Fix += k.inPlaceOfAlias(ctx, &f.Publish[j])
 		}
+		if slices.ContainsFunc(f.Publish, func(rec DomainRecord) bool { return dnsmsg.ValidName(rec.Name) != nil }) {
+			f.Publish, f.Fix = nil, "Use a shorter domain: the name of the record would be longer than a name may be, so it cannot be published."
+		}
 		// The alias of the domain itself is its web site.
 		f.Publish = slices.DeleteFunc(f.Publish, func(rec DomainRecord) bool {
 			return rec.Name == k.domain && slices.ContainsFunc(rec.Replaces, func(o ReplacedRecord) bool { return o.Type == "CNAME" })
