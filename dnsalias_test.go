@@ -280,6 +280,45 @@ func TestInPlaceOfWhatStands(t *testing.T) {
 	})
 }
 
+// What goes when the alias comes is said, and where the name is a zone of its own
+// there is no alias to publish.
+func TestReturnPathSaysWhatIsLost(t *testing.T) {
+	t.Parallel()
+	const host = "mail.acme.test"
+	for _, tt := range []struct {
+		name    string
+		lines   []string
+		code    string
+		says    []string
+		publish bool
+	}{
+		{"mail hosts", []string{"-mail.acme.test A", host + " MX 10 mx.acme.test"}, "returnpath_missing", []string{"mail to addresses at " + host + " no longer arrives", "another host"}, true},
+		{"SPF", []string{"-mail.acme.test A", host + ` TXT "v=spf1 mx -all"`}, "returnpath_missing", []string{"its SPF record no longer counts", "another host"}, true},
+		{"an address and both", []string{host + " A 192.0.2.10", host + " MX 10 mx.acme.test", host + ` TXT "v=spf1 mx -all"`}, "returnpath_address", []string{"no longer arrives", "no longer counts", "nothing is reached under " + host}, true},
+		{"a zone of its own", []string{"-mail.acme.test A", host + " SOA ns.host.test 300", host + " NS ns.host.test"}, "returnpath_missing", []string{"Delete nothing", "another host"}, false},
+		{"a zone of its own with an address", []string{host + " A 192.0.2.10", host + " SOA ns.host.test 300", host + " NS ns.host.test"}, "returnpath_missing", []string{"Delete nothing"}, false},
+	} {
+		for _, plain := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, plain resolver %v", tt.name, plain), func(t *testing.T) {
+				t.Parallel()
+				c := DomainCheck{ReturnPath: host}
+				if plain {
+					c.Resolver = plainResolver{testClient(t, dnstest.Start(t, zone(tt.lines...)))}
+				}
+				f := finding(t, checkZoneText(t, zone(tt.lines...), c), tt.code)
+				for _, say := range tt.says {
+					if !strings.Contains(f.Fix, say) {
+						t.Errorf("%q does not say %q", f.Fix, say)
+					}
+				}
+				if (len(f.Publish) > 0) != tt.publish {
+					t.Errorf("%+v", f.Publish)
+				}
+			})
+		}
+	}
+}
+
 // The Return-Path as the zone has it now, whatever a cache remembers.
 func TestReturnPathGoesByTheZone(t *testing.T) {
 	t.Parallel()

@@ -53,7 +53,7 @@ func (k *checker) align() {
 			unknown = true
 			a.DKIM.Reason = "whether " + d.Domain + " belongs to " + k.domain + " could not be told"
 		case !same:
-			a.DKIM.Reason = d.Domain + " does not belong to " + k.domain
+			a.DKIM.Reason = k.stranger(d.Domain)
 		default:
 			a.DKIM.Aligned = true
 			a.DKIM.Reason = "mail is signed for " + d.Domain
@@ -84,7 +84,7 @@ func (k *checker) align() {
 		a.SPF.Reason = "whether " + st.Host + " belongs to " + k.domain + " could not be told"
 	case !same:
 		a.SPF.Domain = st.Host
-		a.SPF.Reason = st.Host + " does not belong to " + k.domain
+		a.SPF.Reason = k.stranger(st.Host)
 	default:
 		a.SPF.Domain, a.SPF.Aligned = st.Host, true
 		a.SPF.Reason = "the envelope sender is at " + st.Host + ", and SPF passes through its alias"
@@ -127,6 +127,15 @@ func signingKey(rs []DKIMReport) *DKIMReport {
 		}
 	}
 	return nil
+}
+
+// stranger says that a name is not of the domain's organisation.
+func (k *checker) stranger(name string) string {
+	s := name + " does not belong to " + k.domain
+	if strings.HasSuffix(name, "."+k.domain) {
+		s += " for DMARC, because of a psd tag in a record"
+	}
+	return s
 }
 
 // sameOrganization is relaxed alignment. The organisational domain that the walk

@@ -35,7 +35,6 @@ func TestAlignmentModes(t *testing.T) {
 		{"strict DKIM, key of the domain", "; adkim=s", own, "", true, true, true},
 		{"strict DKIM, key of the domain above", "; adkim=s", above, "", true, false, true},
 		{"strict SPF, alias", "; aspf=s", own, "", true, true, false},
-		{"strict SPF, alias is the domain itself", "; aspf=s", own, "news.acme.test", true, true, true},
 		{"strict both, key of the domain above", "; adkim=s; aspf=s", above, "", true, false, false},
 	}
 	for _, tt := range tests {
@@ -237,6 +236,9 @@ func TestAlignmentOrganizationOfItsOwn(t *testing.T) {
 		{"psd=n at the Return-Path", "acme.test", "bounces.acme.test", "_dmarc.bounces.acme.test " + at + "n", "", true, false, nil},
 		{"both", "mail.acme.test", "b.mail.acme.test", "_dmarc.mail.acme.test " + at + "n", "", false, false, []string{"fail align_none"}},
 		{"psd=n at the domain itself", "mail.acme.test", "", "_dmarc.acme.test " + at + "n", "", true, true, nil},
+		{"psd=y at the domain itself", "acme.test", "", "_dmarc.acme.test " + at + "y", "", true, false, []string{"warn dmarc_psd"}},
+		{"psd=y at the domain itself, signed below it", "mail.acme.test", "", "_dmarc.acme.test " + at + "y", "", false, false, []string{"warn dmarc_psd", "fail align_none"}},
+		{"psd=y at the domain itself, a Return-Path further below", "acme.test", "a.b.acme.test", "_dmarc.acme.test " + at + "y", "", true, false, []string{"warn dmarc_psd"}},
 		{"not answered", "mail.acme.test", "", "", "_dmarc.mail.acme.test", false, true, []string{"unknown dmarc_unasked"}},
 		{"not answered for both", "mail.acme.test", "mail.acme.test", "", "_dmarc.mail.acme.test", false, false, []string{"unknown dmarc_unasked"}},
 	}

@@ -25,7 +25,8 @@ type DomainCheck struct {
 	// such as "20231123163444pm". The whole host may be given too.
 	DKIMSelector string
 	// DKIMValue is the TXT value that Postmark shows, "k=rsa; p=...". With
-	// it the published key is compared; without it any sound key will do.
+	// it the published key is compared; without it any sound key will do. A
+	// value that is no sound key itself, such as one that was cut, is refused.
 	DKIMValue string
 	// Postmark is the domain as Postmark's API gives it. It replaces
 	// DKIMSelector and DKIMValue, and checks the pending and the revoked key
@@ -33,7 +34,10 @@ type DomainCheck struct {
 	// is a ReturnPath beside it that says otherwise.
 	Postmark PostmarkDomain
 	// ReturnPath is the host that must be an alias of ReturnPathTarget.
-	// Defaults: "pm-bounces." and the domain; "pm.mtasv.net".
+	// Defaults: "pm-bounces." and the domain; "pm.mtasv.net". The host may
+	// stand beside a subdomain that is checked (pm-bounces.acme.test for
+	// news.acme.test), but not be the domain or one above it, nor have a part
+	// that begins with an underscore: nothing may stand beside an alias.
 	ReturnPath       string
 	ReturnPathTarget string
 	// SPFInclude is what the merge proposal puts into the SPF record. Default
@@ -155,6 +159,11 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	} {
 		if *f.value == "" {
 			*f.value = f.def
+			if err := dnsmsg.ValidName(f.def); err != nil && c.Postmark.ReturnPathDomain == "" {
+				return nil, fieldErrorf("domain", domain, "has %d octets, so that its Return-Path host, %q and the domain, is longer than a name may be; give a shorter ReturnPath", len(name), "pm-bounces.")
+			} else if err != nil {
+				continue // Postmark's object names another one
+			}
 		}
 		if *f.value, err = domainName(f.field, *f.value); err != nil {
 			return nil, err
@@ -176,6 +185,14 @@ func newChecker(domain string, c DomainCheck, shared *askCore) (*checker, error)
 	}
 	k.DMARCReports = local + "@" + host // records are ASCII
 	if err := k.dkimSettings(c); err != nil {
+		return nil, err
+	}
+	if c.Postmark.ReturnPathDomain != "" {
+		err = k.returnPathHost("Postmark.ReturnPathDomain", c.Postmark.ReturnPathDomain)
+	} else if c.ReturnPath != "" {
+		err = k.returnPathHost("ReturnPath", c.ReturnPath)
+	}
+	if err != nil {
 		return nil, err
 	}
 	for _, p := range k.Profiles {
@@ -217,7 +234,7 @@ func domainName(field, s string) (string, error) {
 		if name[i] < 0x80 {
 			continue
 		}
-		ascii, err := idna.Lookup.ToASCII(name)
+		ascii, err := toASCII(name)
 		if err != nil {
 			return "", &FieldError{Field: field, Value: clip(s, 64), Reason: "cannot be written as a DNS name: " + err.Error(), Err: err}
 		}
@@ -256,6 +273,27 @@ func domainName(field, s string) (string, error) {
 		return "", fieldErrorf(field, s, "has no dot; give the full domain such as acme.test")
 	}
 	return name, nil
+}
+
+// toASCII leaves the parts of a name alone that are ASCII, when one of them has an
+// underscore: IDNA knows of none, and the names of records have them
+// (s1._domainkey.münchen.test).
+func toASCII(name string) (string, error) {
+	if !strings.Contains(name, "_") {
+		return idna.Lookup.ToASCII(name)
+	}
+	labels := strings.Split(name, ".")
+	for i, l := range labels {
+		if strings.IndexFunc(l, func(r rune) bool { return r >= utf8.RuneSelf }) < 0 {
+			continue
+		}
+		ascii, err := idna.Lookup.ToASCII(l)
+		if err != nil {
+			return "", err
+		}
+		labels[i] = ascii
+	}
+	return strings.Join(labels, "."), nil
 }
 
 // hexEscapes reports whether two hexadecimal digits stand behind each percent

@@ -145,7 +145,7 @@ func TestCheckDomain(t *testing.T) {
 				t.Errorf("%s\n%s", r.Text(), r.Zone())
 			}
 		}},
-		{name: "another DKIM key", zone: zone(), check: DomainCheck{DKIMValue: "k=rsa; p=MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf9Cnzj4p4WGeKLs1Pt8QuKUpRKfFLfRYC9AIKjbJTWit+CqvjWYzvQwECAwEAAQ=="}, want: []string{"fail dkim_key_differs", "info dkim_rsa_1024", "warn align_dkim"}},
+		{name: "another DKIM key", zone: zone(), check: DomainCheck{DKIMValue: "k=rsa; p=" + spki(2048)}, want: []string{"fail dkim_key_differs", "info dkim_rsa_1024", "warn align_dkim"}},
 		{name: "DKIM behind an alias", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test", `key.host.test TXT "`+testKey+`"`), want: []string{"info dkim_cname", "info dkim_rsa_1024"}, ready: true},
 		{name: "DKIM alias to nothing", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test"), want: []string{"fail dkim_cname_dangling", "warn align_dkim"}},
 		{name: "DKIM alias loop", zone: zone("-"+dkim+" TXT", dkim+" CNAME key.host.test", "key.host.test CNAME "+dkim), want: []string{"fail dkim_cname_loop", "warn align_dkim"}},
@@ -492,6 +492,208 @@ func TestCheckDomainNames(t *testing.T) {
 	}
 	var fe *FieldError
 	if _, err := CheckDomain(t.Context(), "acme.test", DomainCheck{DKIMSelector: "s", DKIMValue: "garbage"}); !errors.As(err, &fe) || fe.Field != "DKIMValue" {
+		t.Error(err)
+	}
+}
+
+// The name of a record of an internationalised domain has both an underscore and
+// letters beyond ASCII.
+func TestInternationalRecordNames(t *testing.T) {
+	t.Parallel()
+	const ascii = "xn--mnchen-3ya.test"
+	s := dnstest.Start(t, strings.ReplaceAll(zone(), "acme.test", ascii))
+	const host = testSelector + "._domainkey." + ascii
+	for _, c := range []DomainCheck{
+		{DKIMSelector: testSelector + "._domainkey.m\u00fcnchen.test"},
+		{DKIMSelector: testSelector + "._DomainKey.M\u00fcnchen.test."},
+		{DKIMSelector: testSelector + "\uff0e_domainkey\u3002m\u00fcnchen\uff0etest\uff61"},
+		{DKIMSelector: host},
+		{Postmark: PostmarkDomain{Name: "m\u00fcnchen.test", DKIMHost: testSelector + "._domainkey.m\u00fcnchen.test", ReturnPathDomain: "pm-bounces.m\u00fcnchen.test"}},
+		{DKIMSelector: testSelector, ReturnPath: "pm-bounces.m\u00fcnchen.test"},
+	} {
+		c.Resolver, c.CacheOnly = testClient(t, s), true
+		r, err := CheckDomain(t.Context(), "m\u00fcnchen.test", c)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if d := r.DKIM[0]; d.Host != host || d.Domain != ascii || d.Selector != testSelector || !r.Ready || !r.Alignment.SPF.Aligned {
+			t.Errorf("%+v: %+v\n%s", c, d, r.Text())
+		}
+	}
+	for in, want := range map[string]string{
+		"pm_bounces.m\u00fcnchen.test": "pm_bounces." + ascii,
+		"_m\u00fcnchen.test":           "",
+		"_a.\uff20.test":               "",
+		"_a.\u0080.test":               "",
+		"_a.m\u00fcnchen..test":        "",
+	} {
+		if got, err := domainName("x", in); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q is %q, %v", in, got, err)
+		}
+	}
+}
+
+// A host without ._domainkey is no selector, although one may have dots.
+func TestSelectorIsNoHost(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	for _, tt := range []struct {
+		domain, selector string
+		ok               bool
+	}{
+		{"acme.test", "s1.acme.test", false},
+		{"acme.test", "S1.Acme.Test.", false},
+		{"acme.test", "acme.test", false},
+		{"acme.test", "_domainkey.acme.test", false},
+		{"news.acme.test", "s1.acme.test", false},
+		{"news.acme.test", "s1.news.acme.test", false},
+		{"acme.test", "s1.eu", true},
+		{"acme.test", "s1.other.test", true},
+		{"acme.test", "s1.acme", true},
+		{"acme.test", "s1", true},
+		{"acme.test", "s1._domainkey", true},
+		{"acme.test", "s1._domainkey.acme.test", true},
+		{"acme.test", "s1.acme.test._domainkey.acme.test", true},
+	} {
+		_, err := CheckDomain(t.Context(), tt.domain, DomainCheck{DKIMSelector: tt.selector, Resolver: testClient(t, s), CacheOnly: true})
+		var fe *FieldError
+		if tt.ok && err != nil || !tt.ok && (!errors.As(err, &fe) || fe.Field != "DKIMSelector" || !strings.Contains(fe.Reason, "._domainkey."+tt.domain)) {
+			t.Errorf("%s of %s: %v", tt.selector, tt.domain, err)
+		}
+	}
+}
+
+// A host that is both the revoked one and one in use has a live key.
+func TestRevokedHostInUse(t *testing.T) {
+	t.Parallel()
+	const live, old = testSelector + "._domainkey.acme.test", "s0._domainkey.acme.test"
+	for _, tt := range []struct {
+		name   string
+		p      PostmarkDomain
+		remove bool
+	}{
+		{"another host", PostmarkDomain{DKIMHost: live, DKIMRevokedHost: old}, true},
+		{"the current one", PostmarkDomain{DKIMHost: live, DKIMRevokedHost: live}, false},
+		{"the current one, written otherwise", PostmarkDomain{DKIMHost: live, DKIMRevokedHost: strings.ToUpper(live) + "."}, false},
+		{"the pending one", PostmarkDomain{DKIMHost: old, DKIMPendingHost: live, DKIMRevokedHost: live}, false},
+		{"only the pending one", PostmarkDomain{DKIMPendingHost: live, DKIMRevokedHost: live}, false},
+	} {
+		tt.p.SafeToRemoveRevokedKeyFromDNS = true
+		r := checkZoneText(t, zone(old+" TXT"+quoted("k=rsa; p="+spki(2048))), DomainCheck{Postmark: tt.p})
+		if got := strings.Contains(r.Text(), "Delete the TXT record"); got != tt.remove || !r.Ready {
+			t.Errorf("%s: ready %v\n%s", tt.name, r.Ready, r.Text())
+		}
+	}
+}
+
+// The default Return-Path of a long domain cannot exist, and the error names what
+// was given: the domain.
+func TestLongDomain(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	for octets := 240; octets <= 253; octets++ {
+		label := strings.Repeat("a", 59) + "."
+		domain := strings.Repeat(label, 3) + strings.Repeat("b", (octets-180-5)/2) + "." + strings.Repeat("c", (octets-180-5+1)/2-1) + ".test"
+		if len(domain) != octets {
+			t.Fatal(len(domain), octets)
+		}
+		short := domain[strings.Index(domain, ".")+1:]
+		for _, c := range []DomainCheck{{}, {ReturnPath: "b." + short}, {Postmark: PostmarkDomain{ReturnPathDomain: "b." + short}}} {
+			given := c.ReturnPath + c.Postmark.ReturnPathDomain
+			c.Resolver, c.CacheOnly = testClient(t, s), true
+			r, err := CheckDomain(t.Context(), domain, c)
+			var fe *FieldError
+			switch {
+			case given == "" && octets > 242:
+				if !errors.As(err, &fe) || fe.Field != "domain" {
+					t.Errorf("%d: %v", octets, err)
+				}
+			case err != nil:
+				t.Errorf("%d, %q: %v", octets, given, err)
+			case given != "" && r.ReturnPath.Host != given:
+				t.Errorf("%d: %+v", octets, r.ReturnPath)
+			}
+		}
+	}
+}
+
+// A value that is no sound key itself is refused: else a sound key would be called
+// wrong, and the report would have it replaced.
+func TestGivenKeyIsSound(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	const host = testSelector + "._domainkey.acme.test"
+	for _, tt := range []struct{ value, why string }{
+		{testKey[:100], "is not a sound DKIM key: The p= value"},
+		{testKey[:101], "is not a sound DKIM key: The p= value"},
+		{"k=rsa; p=", "an empty p="},
+		{"k=rsa", "is not a DKIM key"},
+		{"garbage", "is not a DKIM key"},
+		{"k=rsa; p=AAAA", "no RSA public key"},
+		{"k=dsa; p=AAAA", "k=dsa is unknown"},
+		{"k=ed25519; p=AAAA", "3 bytes"},
+		{`"` + testKey + `"`, "quotation marks"},
+		{"v=DKIM2; " + testKey, "v=DKIM2"},
+		{"h=sha1; " + testKey, "sha1"},
+		{"k=rsa; p=" + spki(512), "512 bits"},
+		{testKey, ""},
+		{"v=DKIM1; " + testKey, ""},
+		{"k=rsa; p=" + spki(2048), ""},
+		{"t=y; " + testKey, ""},
+	} {
+		for field, c := range map[string]DomainCheck{
+			"DKIMValue":                     {DKIMSelector: testSelector, DKIMValue: tt.value},
+			"Postmark.DKIMTextValue":        {Postmark: PostmarkDomain{DKIMHost: host, DKIMTextValue: tt.value}},
+			"Postmark.DKIMPendingTextValue": {Postmark: PostmarkDomain{DKIMPendingHost: host, DKIMPendingTextValue: tt.value}},
+		} {
+			c.Resolver, c.CacheOnly = testClient(t, s), true
+			_, err := CheckDomain(t.Context(), "acme.test", c)
+			var fe *FieldError
+			if tt.why == "" && err != nil || tt.why != "" && (!errors.As(err, &fe) || fe.Field != field || !strings.Contains(fe.Reason, tt.why)) {
+				t.Errorf("%s %q: %v", field, tt.value, err)
+			}
+		}
+	}
+}
+
+// An alias takes the place of all other records at its name, so it must not be
+// asked for where a domain has others.
+func TestReturnPathIsAHostOfItsOwn(t *testing.T) {
+	t.Parallel()
+	s := dnstest.Start(t, zone())
+	for _, tt := range []struct {
+		domain, host string
+		ok           bool
+	}{
+		{"acme.test", "acme.test", false},
+		{"acme.test", "ACME.test.", false},
+		{"news.acme.test", "acme.test", false},
+		{"a.news.acme.test", "news.acme.test", false},
+		{"acme.test", "_dmarc.acme.test", false},
+		{"acme.test", "s1._domainkey.acme.test", false},
+		{"acme.test", "b._domainkey.acme.test", false},
+		{"news.acme.test", "_dmarc.acme.test", false},
+		{"acme.test", "pm-bounces.acme.test", true},
+		{"acme.test", "a.b.acme.test", true},
+		{"acme.test", "pm_bounces.acme.test", true},
+		{"news.acme.test", "pm-bounces.news.acme.test", true},
+		{"news.acme.test", "pm-bounces.acme.test", true},
+		{"_spf.acme.test", "b._spf.acme.test", true},
+	} {
+		for field, c := range map[string]DomainCheck{
+			"ReturnPath":                {ReturnPath: tt.host},
+			"Postmark.ReturnPathDomain": {Postmark: PostmarkDomain{ReturnPathDomain: tt.host}},
+		} {
+			c.Resolver, c.CacheOnly = testClient(t, s), true
+			_, err := CheckDomain(t.Context(), tt.domain, c)
+			var fe *FieldError
+			if tt.ok && err != nil || !tt.ok && (!errors.As(err, &fe) || fe.Field != field) {
+				t.Errorf("%s of %s: %v", tt.host, tt.domain, err)
+			}
+		}
+	}
+	if _, err := CheckDomain(t.Context(), "_spf.acme.test", DomainCheck{Resolver: testClient(t, s), CacheOnly: true}); err != nil {
 		t.Error(err)
 	}
 }

@@ -110,6 +110,7 @@ var findingCatalogue = map[string]findingEntry{
 	"dmarc_removed_tag":         {DomainInfo, "DMARC", "RFC 9989 section 4.7", "Older receivers may still act on it."},
 	"dmarc_size_limit":          {DomainInfo, "DMARC", "RFC 9989 section 4.7", "Older receivers may still act on it."},
 	"dmarc_testing":             {DomainInfo, "DMARC", "RFC 9989 section 4.7", "It is meant for a time of trial."},
+	"dmarc_psd":                 {DomainWarn, "DMARC", "RFC 9989 section 4.10.2", "SPF passes for the host of the Return-Path, and that no longer helps your mail."},
 	"dmarc_p_none":              {DomainInfo, "DMARC", "RFC 9989 section 4.7", "It is the right start; forged mail is stopped only from quarantine on."},
 	"dmarc_sp_weaker":           {DomainWarn, "DMARC", "RFC 9989 section 4.7", "A forger takes the name that is protected least."},
 	"dmarc_np_weaker":           {DomainWarn, "DMARC", "RFC 9989 section 4.7", "A forger takes the name that is protected least."},

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
 	"github.com/getfluxly/fluxly/internal/taglist"
 )
 
@@ -96,20 +97,29 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 		if host == "" || err != nil {
 			return
 		}
-		selector, domain, ok := strings.Cut(strings.TrimSuffix(strings.ToLower(host), "."), "._domainkey")
+		selector, domain, ok := strings.Cut(strings.TrimSuffix(strings.ToLower(fullStops.Replace(host)), "."), "._domainkey")
 		domain = strings.TrimPrefix(domain, ".")
 		if domain == "" || !ok {
 			domain = k.domain
 		}
-		full := selector + "._domainkey." + domain
-		if _, err = domainName(field, full); err != nil {
+		if name, bad := domainName(field, selector); !ok && bad == nil && k.below(name) {
+			err = fieldErrorf(field, host, "is a host without ._domainkey, and no key stands at such a one; give the selector alone, or the whole host such as 20231123163444pm._domainkey.%s", k.domain)
 			return
 		}
+		full, bad := domainName(field, selector+"._domainkey."+domain)
+		if bad != nil {
+			err = bad
+			return
+		}
+		selector, domain, _ = strings.Cut(full, "._domainkey.")
 		if value != "" {
-			if key := parseDKIMKey(value); key.p == "" && !key.revoked {
-				err = fieldErrorf(strings.NewReplacer("Host", "TextValue", "DKIMSelector", "DKIMValue").Replace(field), value, "is not a DKIM key; copy the whole TXT value that Postmark shows, \"k=rsa; p=...\"")
+			if why := notDKIMKey(value); why != "" {
+				err = fieldErrorf(strings.NewReplacer("Host", "TextValue", "DKIMSelector", "DKIMValue").Replace(field), value, "%s", why)
 				return
 			}
+		}
+		if role == "revoked" && slices.ContainsFunc(out, func(t dkimTarget) bool { return t.host == full }) {
+			return // a key that is in use there must not be called removable
 		}
 		out = append(out, dkimTarget{role, full, selector, domain, value})
 	}
@@ -122,6 +132,41 @@ func (k *checker) dkimTargets() (out []dkimTarget, err error) {
 		add("DKIMSelector", "current", k.DKIMSelector, k.DKIMValue)
 	}
 	return out, err
+}
+
+// below reports whether a name is the domain, lies below it, or below one above it
+// that is no top-level one.
+func (k *checker) below(name string) bool {
+	for up := k.domain; strings.Contains(up, "."); _, up, _ = strings.Cut(up, ".") {
+		if inZone(dnsmsg.Canonical(name), up) {
+			return true
+		}
+	}
+	return false
+}
+
+// notDKIMKey says why a value that was given cannot be the one that Postmark shows,
+// or that the published key should be compared with, or returns "". A sound key
+// would else be called wrong, and the value proposed in its place.
+func notDKIMKey(value string) string {
+	const copyIt = "copy the whole TXT value that Postmark shows, \"k=rsa; p=...\""
+	key := parseDKIMKey(value)
+	switch {
+	case key.revoked:
+		return "has an empty p=, which means that the key was withdrawn; " + copyIt
+	case key.p == "":
+		return "is not a DKIM key; " + copyIt
+	}
+	for _, p := range key.problems {
+		if findingCatalogue[p.code].level != DomainFail {
+			continue
+		}
+		if p.code == "dkim_rsa_short" {
+			return fmt.Sprintf("is an RSA key of %d bits, and receivers refuse signatures under 1024; have Postmark make a new key, or leave the value out to check the rest", key.bits)
+		}
+		return "is not a sound DKIM key: " + p.text + " Please " + copyIt
+	}
+	return ""
 }
 
 func (k *checker) checkDKIM(ctx context.Context) {
@@ -311,16 +356,23 @@ func loops(chain []string, start string) bool {
 func (k *checker) dkimMissing(ctx context.Context, t dkimTarget, add func(code, summary, fix string), copyIt string) {
 	doubled := t.host + "." + t.domain
 	if r := k.ask.ask(ctx, doubled, "TXT"); r.state == dnsFound && slices.ContainsFunc(r.texts(), looksLikeDKIM) {
-		value := t.value
-		if value == "" {
-			value = r.texts()[slices.IndexFunc(r.texts(), looksLikeDKIM)]
-		}
-		k.add("dkim_doubled_host", DomainFinding{
+		f := DomainFinding{
 			Name: doubled, Type: "TXT", Found: r.show(),
 			Summary: "The DKIM key was entered under the wrong name, " + doubled + ": the DNS panel added the domain a second time.",
-			Fix:     "Delete that record and enter it again, with " + strings.TrimSuffix(t.host, "."+k.domain) + " as the host, without the domain.",
-			Publish: []DomainRecord{txtRecord(t.host, value)},
-		})
+			Fix:     "Delete that record and enter the one below, with " + strings.TrimSuffix(t.host, "."+k.domain) + " as the host, without the domain.",
+		}
+		value := t.value
+		if value == "" {
+			value = soundDKIM(r.texts())
+			if value == "" {
+				f.Summary += " And what stands there is not one sound key."
+				f.Fix = "Delete what stands there. " + copyIt + " Enter " + strings.TrimSuffix(t.host, "."+k.domain) + " as the host in the DNS panel, without the domain."
+			}
+		}
+		if value != "" {
+			f.Publish = []DomainRecord{txtRecord(t.host, value)}
+		}
+		k.add("dkim_doubled_host", f)
 		return
 	}
 	if a := k.ask.addrs(ctx, t.host); a.state == dnsFound {
@@ -384,6 +436,37 @@ func mendDKIM(found []string) string {
 		return ""
 	}
 	return mended
+}
+
+// soundDKIM is the only sound key among texts, mended when only what stands around
+// it is not; "" when there is none, or when it cannot be told which one is meant.
+func soundDKIM(texts []string) (value string) {
+	known := ""
+	for _, text := range texts {
+		if !looksLikeDKIM(text) {
+			continue
+		}
+		key := parseDKIMKey(text)
+		worst := DomainOK
+		for _, p := range key.problems {
+			worst = worse(worst, findingCatalogue[p.code].level)
+		}
+		if worst.rank() >= DomainWarn.rank() {
+			if mended := mendDKIM([]string{text}); mended != "" {
+				text = mended
+			} else if worst == DomainFail {
+				continue
+			}
+		}
+		if key.p == "" || key.p == known {
+			continue
+		}
+		if known != "" {
+			return ""
+		}
+		known, value = key.p, text
+	}
+	return value
 }
 
 type dkimProblem struct{ code, text, fix string }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/getfluxly/fluxly/internal/dnsmsg"
 )
 
 // DMARCReport is the policy that receivers find for the domain (RFC 9989).
@@ -435,12 +437,16 @@ func (k *checker) reportHost(ctx context.Context, rep *DMARCReport, n *dmarcNode
 		case !known && !slices.ContainsFunc(r.texts(), isDMARC):
 			k.unasked("dmarc_report_unasked", "what belongs to "+k.domain+", so whether "+host+" must agree to take its reports is not known", *k.orgUnasked)
 		case !slices.ContainsFunc(r.texts(), isDMARC):
-			k.add("dmarc_report_unauthorised", DomainFinding{
+			f := DomainFinding{
 				Name: name, Type: "TXT", Found: r.show(),
 				Summary: "Reports are to go to " + host + ", which has not agreed to take those of " + n.name + "; receivers will not send them.",
 				Fix:     "Have the owner of " + host + " publish this, or use an address at your own domain.",
 				Publish: []DomainRecord{txtRecord(name, "v=DMARC1")},
-			})
+			}
+			if dnsmsg.ValidName(name) != nil {
+				f.Fix, f.Publish = "Use an address at your own domain. "+host+" cannot agree: the name of the record for it would be longer than a name may be.", nil
+			}
+			k.add("dmarc_report_unauthorised", f)
 		}
 	}
 	mx := k.ask.ask(ctx, host, "MX")

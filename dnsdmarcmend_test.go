@@ -485,3 +485,69 @@ func TestOneRecordAtAName(t *testing.T) {
 		}
 	}
 }
+
+// A record whose name would be longer than a name may be is not proposed.
+func TestNoRecordUnderALongName(t *testing.T) {
+	t.Parallel()
+	label := strings.Repeat("a", 56) + "."
+	host := strings.Repeat(label, 4) + "other.test"
+	for _, tt := range []struct {
+		host    string
+		publish int
+	}{{host, 0}, {host[len(label):], 1}} {
+		r := checkZoneText(t, zone("-_dmarc.acme.test TXT", "_dmarc.acme.test TXT"+quoted("v=DMARC1; p=none; rua=mailto:d@"+tt.host), tt.host+" MX 10 mail.acme.test"), DomainCheck{})
+		if f := finding(t, r, "dmarc_report_unauthorised"); len(f.Publish) != tt.publish || !strings.Contains(f.Fix, "address at your own domain") {
+			t.Errorf("%+v", f)
+		}
+	}
+	domain := strings.Repeat(label, 4) + strings.Repeat("b", 14) + ".test"
+	r, err := CheckDomain(t.Context(), domain, DomainCheck{ReturnPath: "b.test.test", Resolver: testClient(t, dnstest.Start(t, zone())), CacheOnly: true, Profiles: []DomainProfile{TLSRPT}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range r.Findings {
+		for _, p := range f.Publish {
+			if len(p.Name) > 253 {
+				t.Errorf("%s: %s", f.Code, p.Name)
+			}
+		}
+	}
+	if f := finding(t, r, "dmarc_missing"); !strings.Contains(f.Fix, "shorter domain") {
+		t.Errorf("%+v", f)
+	}
+}
+
+// Where a proposed record has reports sent to another organisation, that must
+// agree to it, which is said beside the record.
+func TestReportsElsewhereNeedPermission(t *testing.T) {
+	t.Parallel()
+	const none, permission = "-_dmarc.acme.test TXT", "acme.test._report._dmarc.other.test"
+	long := strings.Repeat(strings.Repeat("a", 56)+".", 4) + "other.test"
+	for _, tt := range []struct {
+		name, reports string
+		lines         []string
+		code          string
+		says          string // "" is nothing of it
+	}{
+		{"no record", "d@other.test", []string{none}, "dmarc_missing", "TXT record at " + permission + " with the value v=DMARC1"},
+		{"no report address", "d@other.test", []string{`_dmarc.acme.test TXT "v=DMARC1; p=none"`}, "dmarc_no_reports", permission},
+		{"at the wrong place", "d@other.test", []string{none, `acme.test TXT "v=DMARC1; p=none"`}, "dmarc_at_apex", permission},
+		{"broken", "d@other.test", []string{`_dmarc.acme.test TXT "v=DMARC1; p=bogus"`}, "dmarc_bad_policy", permission},
+		{"allowed", "d@other.test", []string{none, permission + ` TXT "v=DMARC1"`}, "dmarc_missing", ""},
+		{"allowed to all", "d@other.test", []string{none, `*._report._dmarc.other.test TXT "v=DMARC1"`}, "dmarc_missing", ""},
+		{"another text there", "d@other.test", []string{none, permission + ` TXT "x"`}, "dmarc_missing", permission},
+		{"below the domain", "d@mail.acme.test", []string{none}, "dmarc_missing", ""},
+		{"by default", "", []string{none}, "dmarc_missing", ""},
+		{"other reports are sent", "d@other.test", []string{`_dmarc.acme.test TXT "v=DMARC1; p=none; rf=afrf; rua=mailto:d@acme.test"`}, "dmarc_removed_tag", ""},
+		{"a host that cannot agree", "d@" + long, []string{none}, "dmarc_missing", "at your own domain"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := checkZoneText(t, zone(tt.lines...), DomainCheck{DMARCReports: tt.reports})
+			f := finding(t, r, tt.code)
+			if said := strings.Contains(f.Fix, " Also "); len(f.Publish) != 1 || said != (tt.says != "") || !strings.Contains(f.Fix, tt.says) {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}

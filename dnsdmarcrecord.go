@@ -212,7 +212,9 @@ func (d *dmarcRecord) tag(t taglist.Tag, bad func(code, fix, format string, args
 	case "aspf":
 		oneOf(&d.aspf)
 	case "psd":
-		oneOf(&d.psd)
+		if oneOf(&d.psd); d.psd == "y" {
+			bad("dmarc_psd", "Take psd=y out, unless you run such a registry.", "The DMARC record says psd=y, which is for registries, below whose domain others have theirs. So no name below yours counts as yours for DMARC: neither the host of the Return-Path nor a subdomain that signs with DKIM.")
+		}
 	case "t":
 		flag := "n"
 		oneOf(&flag)
@@ -405,7 +407,7 @@ func (d *dmarcRecord) mend(reports string, most *dmarcForce) dmarcMend {
 				value = ""
 			}
 		default:
-			drop := !slices.Contains(dmarcValues[t.Key], value)
+			drop := !slices.Contains(dmarcValues[t.Key], value) || t.Key == "psd" && value == "y"
 			switch {
 			case most == nil:
 				drop = drop || t.Key == "t" // with p=none it says nothing

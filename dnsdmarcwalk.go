@@ -91,8 +91,9 @@ type dmarcApart struct {
 
 // separate walks up from the names of the signature and of the Return-Path (RFC
 // 9989 section 4.10.2) until it meets the walk from the domain. A psd=n or psd=y
-// on the way makes them an organisation of their own. The usual Return-Path is
-// an alias with nothing below it and is not asked about.
+// on the way makes them an organisation of their own, and a psd=y at the domain
+// itself does so to each name below it. The usual Return-Path is an alias with
+// nothing below it and is not asked about.
 func (k *checker) separate(ctx context.Context, nodes []dmarcNode) map[string]dmarcApart {
 	names := []string{k.ReturnPath}
 	targets, _ := k.dkimTargets()
@@ -103,7 +104,12 @@ func (k *checker) separate(ctx context.Context, nodes []dmarcNode) map[string]dm
 		return slices.ContainsFunc(nodes, func(n dmarcNode) bool { return n.name == name })
 	}
 	out := map[string]dmarcApart{}
+	registry := nodes[0].rec != nil && nodes[0].rec.psd == "y"
 	for _, name := range names {
+		if registry && strings.HasSuffix(name, "."+k.domain) {
+			out[name] = dmarcApart{is: true}
+			continue
+		}
 		if _, done := out[name]; done || name == "pm-bounces."+k.domain || walked(name) || !k.nearby(dnsmsg.Canonical(name)) {
 			continue
 		}

@@ -187,6 +187,12 @@ func (k *checker) settlePublish(ctx context.Context, r *DomainReport) {
 		for j := range f.Publish {
 			f.Fix += k.inPlaceOfAlias(ctx, &f.Publish[j])
 		}
+		if text := k.permission(ctx, f.Publish); text != "" {
+			f.Fix += " Also " + text + "."
+		}
+		if slices.ContainsFunc(f.Publish, func(rec DomainRecord) bool { return dnsmsg.ValidName(rec.Name) != nil }) {
+			f.Publish, f.Fix = nil, "Use a shorter domain: the name of the record would be longer than a name may be, so it cannot be published."
+		}
 		// The alias of the domain itself is its web site.
 		f.Publish = slices.DeleteFunc(f.Publish, func(rec DomainRecord) bool {
 			return rec.Name == k.domain && slices.ContainsFunc(rec.Replaces, func(o ReplacedRecord) bool { return o.Type == "CNAME" })
@@ -198,6 +204,33 @@ func (k *checker) settlePublish(ctx context.Context, r *DomainReport) {
 		}
 	}
 	oneRecordEach(r.Findings)
+}
+
+// permission says what else must be there when a DMARC record to publish has reports
+// sent to another organisation (RFC 9989 section 4.7, RFC 7489 section 7.1). It
+// is "" when that is there, or when reports go there already, since then it has
+// been judged.
+func (k *checker) permission(ctx context.Context, records []DomainRecord) string {
+	_, host, _ := strings.Cut(k.DMARCReports, "@")
+	same, known := belongs(k.domain, k.report.DMARC.Organizational, host)
+	if same || !known || slices.Contains(k.report.DMARC.Reports, k.DMARCReports) {
+		return ""
+	}
+	for _, rec := range records {
+		of, ok := strings.CutPrefix(rec.Name, "_dmarc.")
+		if !ok || !slices.Contains(parseDMARC(rec.Value).rua, k.DMARCReports) {
+			continue
+		}
+		name := of + "._report._dmarc." + host
+		if dnsmsg.ValidName(name) != nil {
+			return "choose a report address at your own domain: " + host + " cannot agree to take reports about " + of + ", since the name of the record for it would be longer than a name may be"
+		}
+		if slices.ContainsFunc(k.ask.ask(ctx, name, "TXT").texts(), isDMARC) {
+			return ""
+		}
+		return "have the owner of " + host + " publish a TXT record at " + name + " with the value v=DMARC1; without it receivers send no reports there"
+	}
+	return ""
 }
 
 // inPlaceOfAlias corrects what a text to publish replaces, and says what is to be

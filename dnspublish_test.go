@@ -292,3 +292,47 @@ func TestSPFStrings(t *testing.T) {
 		})
 	}
 }
+
+// Of what stands at a doubled host only a sound key is worth publishing.
+func TestDoubledHostPublishesASoundKey(t *testing.T) {
+	t.Parallel()
+	const dkim = testSelector + "._domainkey.acme.test"
+	big := "k=rsa; p=" + spki(2048)
+	for _, tt := range []struct {
+		name, given string
+		texts       []string
+		want        string // "" is no record
+	}{
+		{"a sound key", "", []string{testKey}, testKey},
+		{"revoked", "", []string{"k=rsa; p="}, ""},
+		{"revoked, one expected", testKey, []string{"k=rsa; p="}, testKey},
+		{"no key", "", []string{"k=rsa; p=AAAA"}, ""},
+		{"cut", "", []string{testKey[:100]}, ""},
+		{"too short", "", []string{"k=rsa; p=" + spki(512)}, ""},
+		{"too short in quotes", "", []string{`"k=rsa; p=` + spki(512) + `"`}, ""},
+		{"in quotes", "", []string{`"` + testKey + `"`}, testKey},
+		{"in quotes, as expected", testKey, []string{`"` + testKey + `"`}, testKey},
+		{"another than expected", testKey, []string{big}, testKey},
+		{"a test", "", []string{"v=DKIM1; t=y; " + testKey}, testKey},
+		{"revoked and sound", "", []string{"k=rsa; p=", testKey}, testKey},
+		{"cut and sound", "", []string{testKey[:100], testKey, "x"}, testKey},
+		{"the same twice", "", []string{testKey, "v=DKIM1; " + testKey}, testKey},
+		{"two sound ones", "", []string{testKey, big}, ""},
+		{"two sound ones, one expected", big, []string{testKey, big}, big},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			lines := []string{"-" + dkim + " TXT"}
+			for _, text := range tt.texts {
+				lines = append(lines, dkim+".acme.test TXT"+quoted(text))
+			}
+			f := finding(t, checkZoneText(t, zone(lines...), DomainCheck{DKIMValue: tt.given}), "dkim_doubled_host")
+			switch {
+			case tt.want == "" && (len(f.Publish) > 0 || !strings.Contains(f.Fix, "Copy the TXT value from Postmark")):
+				t.Errorf("%+v", f)
+			case tt.want != "" && (len(f.Publish) != 1 || parseDKIMKey(f.Publish[0].Value).p != parseDKIMKey(tt.want).p || soundDKIM([]string{f.Publish[0].Value}) != f.Publish[0].Value):
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}

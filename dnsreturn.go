@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/getfluxly/fluxly/internal/dnsmsg"
+	"github.com/getfluxly/fluxly/internal/spf"
 )
 
 // ReturnPathState is what was found at the host to which bounces go.
@@ -104,8 +105,14 @@ func (k *checker) checkReturnPath(ctx context.Context) {
 		q.typ = "AAAA"
 		a = bothFamilies(a, k.lookBoth(ctx, q))
 	}
-	if typ == "TXT" && r.state != dnsNXDomain {
-		k.inPlace = append(k.inTheWay(ctx, r), k.inTheWay(ctx, k.ask.ask(ctx, k.ReturnPath, "MX"))...)
+	if r.state != dnsNXDomain {
+		if typ != "TXT" {
+			r = k.ask.ask(ctx, k.ReturnPath, "TXT")
+		}
+		k.inPlace = k.inTheWay(ctx, r)
+		for _, typ := range []string{"MX", "NS"} {
+			k.inPlace = append(k.inPlace, k.inTheWay(ctx, k.ask.ask(ctx, k.ReturnPath, typ))...)
+		}
 	}
 	switch {
 	case a.state == dnsFound && len(a.chain) == 0:
@@ -164,6 +171,50 @@ func (k *checker) sameHost(ctx context.Context, target string) (same bool, end d
 	return end.state == dnsFound && strings.EqualFold(strings.TrimSuffix(end.records[0].Target, "."), target), end
 }
 
+// returnPathHost refuses a host at which no alias may stand: an alias takes the
+// place of all other records (RFC 1034 section 3.6.2), so it must not be the
+// domain, one above it, or a name that is made for records of another kind.
+func (k *checker) returnPathHost(field, given string) error {
+	host := k.ReturnPath
+	switch {
+	case host == k.domain:
+		return fieldErrorf(field, given, "is the domain itself, where an alias would take the place of all other records; give a host below it such as pm-bounces.%s", k.domain)
+	case strings.HasSuffix(k.domain, "."+host):
+		return fieldErrorf(field, given, "is a domain above %s, where an alias would take the place of all other records; give a host such as pm-bounces.%s", k.domain, k.domain)
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(host, "."+k.domain), ".") {
+		if strings.HasPrefix(label, "_") {
+			return fieldErrorf(field, given, "has the part %q, which begins with an underscore: such names hold records of another kind, and none of them is a host for bounces; give one such as pm-bounces.%s", label, k.domain)
+		}
+	}
+	return nil
+}
+
+// lost says what goes when an alias takes the place of the records at its name.
+func (k *checker) lost() string {
+	host := k.ReturnPath
+	var out []string
+	add := func(s string) {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	for _, r := range k.inPlace {
+		switch {
+		case r.Type == "MX":
+			add("mail to addresses at " + host + " no longer arrives (MX)")
+		case r.Type == "TXT" && spf.Is(r.Value):
+			add("its SPF record no longer counts for others that send with " + host + " in the envelope")
+		case (r.Type == "A" || r.Type == "AAAA") && host != "pm-bounces."+k.domain:
+			add("nothing is reached under " + host + " any more (" + r.Type + ")")
+		}
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return " What is lost with it: " + strings.Join(out, "; ") + ". If any of that is in use, leave it as it is and choose another host for the Return-Path in Postmark."
+}
+
 // judgeReturnPath runs when it is known whether DKIM aligns: then the alias is
 // a second leg to stand on, else it is the only one.
 func (k *checker) judgeReturnPath(dkimAligned bool) {
@@ -176,12 +227,19 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 	if dkimAligned {
 		f.Level = DomainInfo
 	}
+	if slices.ContainsFunc(k.inPlace, func(r ReplacedRecord) bool { return r.Type == "NS" }) && (st.State == "missing" || st.State == "address") {
+		f.Publish = nil
+		f.Summary = "There is no alias at " + st.Host + ", and none can stand there: the name is a zone of its own (it has NS records). So mail goes out with Postmark's own bounce address, and SPF does not count for your domain."
+		f.Fix = "Delete nothing there. Choose another host below " + k.domain + " for the Return-Path in Postmark, and publish its alias."
+		k.add("returnpath_missing", f)
+		return
+	}
 	switch st.State {
 	case "missing":
 		f.Summary = "There is no alias at " + st.Host + ", so mail goes out with Postmark's own bounce address, and SPF does not count for your domain."
 		f.Fix = "Publish the CNAME record, then press Verify in Postmark."
 		if len(k.inPlace) > 0 {
-			f.Fix = "Delete what stands there, publish the CNAME record, then press Verify in Postmark. Nothing may stand beside a CNAME record."
+			f.Fix = "Delete what stands there, publish the CNAME record, then press Verify in Postmark. Nothing may stand beside a CNAME record." + k.lost()
 		}
 		k.add("returnpath_missing", f)
 	case "wrong":
@@ -197,7 +255,7 @@ func (k *checker) judgeReturnPath(dkimAligned bool) {
 		k.add("returnpath_wrong_target", f)
 	case "address":
 		f.Summary = st.Host + " has an address (A record) where an alias (CNAME record) should stand; a proxy may be switched on for it in the DNS panel."
-		f.Fix = "Delete the A record, add the CNAME record, and switch the proxy off for it (\"DNS only\"). Then press Verify in Postmark."
+		f.Fix = "Delete the A record, add the CNAME record, and switch the proxy off for it (\"DNS only\"). Then press Verify in Postmark." + k.lost()
 		if st.Wildcard {
 			f.Summary = "There is no alias at " + st.Host + "; a wildcard record (*) of the zone answers in its place with an address."
 			f.Fix = "Publish the CNAME record, then press Verify in Postmark. The wildcard record may stay."

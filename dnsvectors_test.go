@@ -119,6 +119,7 @@ var dmarcVectors = []dmarcVector{
 	{"two records, one of a public suffix above", "", []string{"_dmarc.test v=DMARC1; p=reject; psd=y; rua=mailto:d@test.test", "_dmarc.acme.test v=DMARC1; p=none", "_dmarc.acme.test v=DMARC1; p=reject"}},
 	{"walk stops at psd=n", "a.b.acme.test", []string{"_dmarc.b.acme.test v=DMARC1; p=reject; psd=n; rua=mailto:d@b.acme.test", "_dmarc.acme.test v=DMARC1; p=none; rua=mailto:d@acme.test"}},
 	{"walk ends below psd=y", "a.acme.test", []string{"_dmarc.test v=DMARC1; p=reject; psd=y; rua=mailto:d@acme.test", "_dmarc.acme.test v=DMARC1; p=quarantine; rua=mailto:d@acme.test"}},
+	{"psd=y at the domain itself", "acme.test", []string{"_dmarc.acme.test v=DMARC1; p=quarantine; psd=y; rua=mailto:d@acme.test"}},
 	{"only the public suffix has one", "acme.test", []string{"_dmarc.test v=DMARC1; p=reject; psd=y; rua=mailto:d@test.test"}},
 	{"the fewest labels win", "a.b.acme.test", []string{"_dmarc.b.acme.test v=DMARC1; p=none; rua=mailto:d@acme.test", "_dmarc.acme.test v=DMARC1; p=reject; rua=mailto:d@acme.test"}},
 	{"twelve labels", "a.b.c.d.e.f.g.h.i.j.acme.test", []string{"_dmarc.acme.test v=DMARC1; p=reject; rua=mailto:d@acme.test"}},
