@@ -100,8 +100,8 @@ type askCore struct {
 	ownDialer bool             // what may be reached is for the caller's dialer to say
 	timeout   time.Duration
 	slots     chan struct{}
-	// base, when set, is the context of the questions: they are shared by
-	// checks that end at different times.
+	// base, when set, is the context of the questions: they are shared by askers
+	// who wait for different times.
 	base context.Context //nolint:containedctx // lives for one call
 
 	mu    sync.Mutex
@@ -225,13 +225,13 @@ func endText(ctx context.Context) string {
 }
 
 // start asks, or joins those who asked already; who does so has to leave.
-func (a *askCore) start(ctx context.Context, k dnsKey) *dnsCall { //nolint:contextcheck // see base
+func (a *askCore) start(ctx context.Context, k dnsKey) *dnsCall {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c, ok := a.calls[k]
 	if !ok {
-		parent := ctx
-		if a.base != nil { // what is shared by checks is not for one of them to end
+		parent := ctx      //nolint:contextcheck // see base
+		if a.base != nil { // what is shared is not for one asker to end
 			parent = a.base
 		}
 		asking, cancel := context.WithCancelCause(parent)

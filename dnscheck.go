@@ -334,6 +334,9 @@ func (k *checker) check(ctx context.Context) (*DomainReport, error) {
 	defer cancel()
 	end, _ := ctx.Deadline()
 	k.ask.last(end)
+	if !k.shared {
+		k.ask.base = ctx
+	}
 	k.keys = k.keyQuestions()
 	k.zone = sync.OnceValue(func() zoneServers { return k.findZone(ctx) })
 	k.report = &DomainReport{Domain: k.domain, CheckedAt: time.Now().UTC().Truncate(time.Second)}
