@@ -90,6 +90,19 @@ type ownQuestion struct {
 	call    *dnsCall // once started; nil when it never was
 }
 
+// answer is the reply, if there is one.
+func (q *ownQuestion) answer() (r dnsReply, ok bool) {
+	select {
+	case <-q.started:
+	default:
+		return r, false
+	}
+	if q.call == nil || !q.call.over() {
+		return r, false
+	}
+	return q.call.reply, true
+}
+
 // askCore asks each question once and bounds how many are in flight. It
 // belongs to one call of CheckDomain or CheckDomains.
 type askCore struct {
@@ -122,6 +135,16 @@ type dnsCall struct {
 	// the answer any more is withdrawn.
 	waiting int
 	cancel  context.CancelCauseFunc
+}
+
+// over reports whether the reply is there.
+func (c *dnsCall) over() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
 }
 
 var errWithdrawn = errors.New("no answer before the end of the check")
@@ -254,17 +277,11 @@ func (a *askCore) start(ctx context.Context, k dnsKey) *dnsCall {
 func (a *askCore) leave(k dnsKey, c *dnsCall) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c.waiting--; c.waiting > 0 {
+	if c.waiting--; c.waiting > 0 || c.over() { // an answer is kept for all who come
 		return
 	}
-	select {
-	case <-c.done: // the answer is kept for all who come
-	default:
-		c.cancel(errWithdrawn)
-		if a.calls[k] == c {
-			delete(a.calls, k)
-		}
-	}
+	c.cancel(errWithdrawn)
+	delete(a.calls, k)
 }
 
 // answered reports whether the answer is there already.
@@ -272,15 +289,7 @@ func (a *askCore) answered(k dnsKey) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c, ok := a.calls[k]
-	if !ok {
-		return false
-	}
-	select {
-	case <-c.done:
-		return true
-	default:
-		return false
-	}
+	return ok && c.over()
 }
 
 // last tells that a check may run until t.

@@ -445,24 +445,6 @@ func (k *checker) ready() bool {
 	return k.report.Alignment.DKIM.Aligned && !testKeyIn(k.report.DKIM) && k.report.DMARC.State == "ok"
 }
 
-// answer is the reply, if there is one.
-func (q *ownQuestion) answer() (r dnsReply, ok bool) {
-	select {
-	case <-q.started:
-	default:
-		return r, false
-	}
-	if q.call == nil {
-		return r, false
-	}
-	select {
-	case <-q.call.done:
-		return q.call.reply, true
-	default:
-		return r, false
-	}
-}
-
 // log lists what was asked so far.
 func (a *asker) log() []DomainQuery {
 	a.mineMu.Lock()

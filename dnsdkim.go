@@ -330,8 +330,7 @@ func (k *checker) dkimHost(ctx context.Context, t dkimTarget) DKIMReport {
 }
 
 func looksLikeDKIM(s string) bool {
-	l := taglist.Parse(s, true)
-	_, ok := l.Get("p")
+	_, ok := taglist.Parse(s, true).Get("p")
 	return ok || strings.Contains(s, "DKIM1")
 }
 

@@ -21,8 +21,9 @@ type DomainResult struct {
 
 // CheckDomains checks many domains at once. They share one resolver, and what
 // they all ask for (such as Postmark's own records) is asked once. At most
-// c.InFlight questions are in flight over all of them, and at most 16 domains
-// are worked on at a time; c.Timeout bounds each domain. Results stand in the
+// c.InFlight questions are in flight over all of them, of which one domain takes a
+// quarter, or an equal part where they are fewer than four; at most 16 domains
+// are worked on at a time, and c.Timeout bounds each domain. Results stand in the
 // order of domains.
 //
 // A DKIM selector differs by domain: give "domain=selector" in place of the

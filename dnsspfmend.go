@@ -21,19 +21,27 @@ type spfMending struct {
 }
 
 func (k *checker) spfMended(ctx context.Context, apex dnsReply, tree *spf.Node, issues []spf.Issue) (none spfMending) {
-	from := tree
-	split, cut := k.spfSplit(ctx, apex, tree, issues)
-	if cut {
-		return none // who stood in the lost part is not known
+	if tree.Record == nil || k.spfCut(apex, tree) {
+		return none // who stood in a lost part is not known
 	}
-	if split != "" {
-		from = k.walkAs(ctx, split)
+	from := tree
+	split, joined := k.spfSplit(ctx, apex, tree, issues)
+	if split != nil {
+		from = joined
 	}
 	m, ok := spf.Mend(from)
 	if ok {
 		m, ok = k.mendOn(ctx, m, from)
 	}
-	if !ok || !m.Changed && split == "" {
+	if split != nil {
+		text := from.Record.Text
+		if ok {
+			text = m.Text
+		}
+		split.Publish = []DomainRecord{txtRecord(k.domain, text, tree.Texts...)}
+		k.add("spf_split", *split)
+	}
+	if !ok || !m.Changed && split == nil {
 		return none
 	}
 	// A record that costs too much may go on doing so: senders have to go,
@@ -102,7 +110,7 @@ func leftOut(terms []string) string {
 	} else {
 		note += ", which \"all\" keeps from being looked at, so they count for nobody today; put before \"all\" those that are senders of yours"
 	}
-	if slices.ContainsFunc(terms, func(t string) bool { return strings.Contains(t, "redirect=") || strings.Contains(t, "REDIRECT=") }) {
+	if slices.ContainsFunc(terms, func(t string) bool { return strings.HasPrefix(strings.ToLower(t), "redirect=") }) {
 		note += " (a redirect= as an include:)"
 	}
 	return note + "."
@@ -138,29 +146,13 @@ func offerBase(tree *spf.Node, issues []spf.Issue, mended spfMending) string {
 	return text
 }
 
-// spfSplit looks for what panels do to a long record: strings that were meant
-// to be joined by a blank, and a record that ends at the 255 bytes that one
-// string can hold (RFC 1035 section 3.3.14). It returns the record with the
-// blanks put in, and whether one was cut.
-func (k *checker) spfSplit(ctx context.Context, apex dnsReply, tree *spf.Node, issues []spf.Issue) (text string, cut bool) {
-	if tree.Record == nil {
-		return "", false
-	}
+// spfSplit looks for what panels do to a long record: strings that were meant to
+// be joined by a blank. It returns what to say of it, and the tree with the blanks
+// put in; nil when nothing of the kind is wrong.
+func (k *checker) spfSplit(ctx context.Context, apex dnsReply, tree *spf.Node, issues []spf.Issue) (*DomainFinding, *spf.Node) {
 	for _, rec := range apex.records {
-		text := rec.Text()
-		if text != tree.Record.Text {
-			continue
-		}
-		if len(rec.Strings) == 1 && len(text) == 255 && tree.Record.All() == nil && tree.Record.Redirect() == nil {
-			cut = true
-			k.add("spf_cut", DomainFinding{
-				Name: k.domain, Type: "TXT", Found: []string{text},
-				Summary: "The SPF record ends after exactly 255 bytes and without \"all\": the DNS panel seems to have cut it.",
-				Fix:     "Enter the whole record again, in quoted parts of at most 255 characters each: \"first part \" \"second part\". A blank between two terms must stand inside the quotes.",
-			})
-		}
 		fixed := oneBlank(rec.Strings)
-		if fixed == text || len(spf.Parse(fixed).Faults) > 0 {
+		if rec.Text() != tree.Record.Text || fixed == rec.Text() || len(spf.Parse(fixed).Faults) > 0 {
 			continue
 		}
 		// The blanks must be what was wrong.
@@ -171,21 +163,31 @@ func (k *checker) spfSplit(ctx context.Context, apex dnsReply, tree *spf.Node, i
 		}) {
 			continue
 		}
-		f := DomainFinding{
+		return &DomainFinding{
 			Name: k.domain, Type: "TXT", Found: rec.Strings,
 			Summary: "The SPF record is published in several parts, and the blank between two of them is missing, so two terms run into one.",
 			Fix:     "Enter the record below in one piece, or put the blank inside the quotes of a part.",
-			Publish: []DomainRecord{txtRecord(k.domain, fixed, text)},
-		}
-		if m, ok := spf.Mend(after); ok {
-			if m, ok = k.mendOn(ctx, m, after); ok {
-				f.Publish[0] = txtRecord(k.domain, m.Text, text)
-			}
-		}
-		k.add("spf_split", f)
-		return fixed, cut
+		}, after
 	}
-	return "", cut
+	return nil, nil
+}
+
+// spfCut looks for a record that ends at the 255 bytes that one string can hold
+// (RFC 1035 section 3.3.14).
+func (k *checker) spfCut(apex dnsReply, tree *spf.Node) (cut bool) {
+	for _, rec := range apex.records {
+		text := rec.Text()
+		if text != tree.Record.Text || len(rec.Strings) != 1 || len(text) != 255 || tree.Record.All() != nil || tree.Record.Redirect() != nil {
+			continue
+		}
+		cut = true
+		k.add("spf_cut", DomainFinding{
+			Name: k.domain, Type: "TXT", Found: []string{text},
+			Summary: "The SPF record ends after exactly 255 bytes and without \"all\": the DNS panel seems to have cut it.",
+			Fix:     "Enter the whole record again, in quoted parts of at most 255 characters each: \"first part \" \"second part\". A blank between two terms must stand inside the quotes.",
+		})
+	}
+	return cut
 }
 
 // oneBlank joins strings with a blank where none stands, unless that breaks

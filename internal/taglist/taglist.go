@@ -40,13 +40,19 @@ type Fault struct {
 }
 
 // MaxFaults bounds how many mistakes of a kind are listed: a text of 64 KB may
-// have ten thousand.
+// have ten thousand. How bad a value is depends on its tag, so [BadValue] is not
+// among them.
 const MaxFaults = 500
 
 // List is a parsed list.
 type List struct {
 	Tags   []Tag
 	Faults []Fault
+}
+
+// parser is a list in the making.
+type parser struct {
+	List
 
 	seen   map[string]bool // the keys, where they are many
 	faults map[Kind]int
@@ -55,7 +61,7 @@ type List struct {
 // Parse reads s. With fold, tag names are compared without regard to case
 // (DMARC); without it, "P" is not "p" (DKIM).
 func Parse(s string, fold bool) List {
-	var l List
+	var l parser
 	l.Tags = make([]Tag, 0, strings.Count(s, ";")+1)
 	for pos := 0; pos <= len(s); {
 		end := strings.IndexByte(s[pos:], ';')
@@ -68,10 +74,10 @@ func Parse(s string, fold bool) List {
 		l.spec(s, pos, end, last, fold)
 		pos = end + 1
 	}
-	return l
+	return l.List
 }
 
-func (l *List) spec(s string, pos, end int, last, fold bool) {
+func (l *parser) spec(s string, pos, end int, last, fold bool) {
 	from, to := trim(s, pos, end)
 	if from == to {
 		if !last {
@@ -111,7 +117,7 @@ func (l *List) spec(s string, pos, end int, last, fold bool) {
 }
 
 // has reports whether there is a tag with this key already.
-func (l *List) has(key string) bool {
+func (l *parser) has(key string) bool {
 	const few = 16
 	if len(l.Tags) < few {
 		_, ok := l.Get(key)
@@ -126,17 +132,17 @@ func (l *List) has(key string) bool {
 	return l.seen[key]
 }
 
-func (l *List) fault(k Kind, pos int, tag, text string) {
+func (l *parser) fault(k Kind, pos int, tag, text string) {
 	if l.faults == nil {
 		l.faults = map[Kind]int{}
 	}
-	if l.faults[k]++; l.faults[k] <= MaxFaults {
+	if l.faults[k]++; l.faults[k] <= MaxFaults || k == BadValue {
 		l.Faults = append(l.Faults, Fault{k, pos, tag, text})
 	}
 }
 
 // Get returns the first tag with this key.
-func (l *List) Get(key string) (Tag, bool) {
+func (l List) Get(key string) (Tag, bool) {
 	for _, t := range l.Tags {
 		if t.Key == key {
 			return t, true
@@ -146,13 +152,13 @@ func (l *List) Get(key string) (Tag, bool) {
 }
 
 // Value returns the value of the first tag with this key, or "".
-func (l *List) Value(key string) string {
+func (l List) Value(key string) string {
 	t, _ := l.Get(key)
 	return t.Value
 }
 
 // Has reports whether there is a fault of kind k.
-func (l *List) Has(k Kind) bool {
+func (l List) Has(k Kind) bool {
 	for _, f := range l.Faults {
 		if f.Kind == k {
 			return true
